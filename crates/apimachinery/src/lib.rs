@@ -1,0 +1,1 @@
+//! Kubernetes type facts and pure object machinery: schemas, strict decoding, patches, server-side apply, OpenAPI

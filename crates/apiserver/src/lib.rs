@@ -1,0 +1,1 @@
+//! The Kubernetes API server: discovery, CRUD, watch, patch, authentication and authorisation

@@ -1,0 +1,1 @@
+//! Content-addressed image store: pull, load, import, unpack, prune

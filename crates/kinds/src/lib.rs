@@ -1,0 +1,1 @@
+//! What Kubernetes does to each built-in kind: defaults, validation, update rules, table columns

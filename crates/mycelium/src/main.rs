@@ -1,0 +1,2 @@
+//! Command line and composition.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pod network, services and DNS: pure compile(desired) -> rules, then apply

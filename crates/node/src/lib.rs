@@ -1,0 +1,1 @@
+//! The node agent: pod state machine, shim, containers, volumes, probes, logs, exec

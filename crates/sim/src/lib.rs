@@ -1,0 +1,1 @@
+//! The control plane in one thread on virtual time, with injected faults

@@ -1,0 +1,1 @@
+//! Revisioned key-value store: transactions, range reads, watch, compaction, one file
