@@ -1,0 +1,46 @@
+# The same verbs on a laptop and in CI. Each does all its own set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help run build test lint bench sim fuzz clean setup
+
+help: ## Show the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## Install the packages that building and running need
+	@scripts/setup.sh run
+
+build: setup ## Build the release binary
+	cargo build --release --locked -p mycelium -p symphainy-platform
+	@ls -lh $(TARGET)/release/mycelium | awk '{print "built " $$NF " (" $$5 ")"}'
+
+run: build ## Start the engine, run the example platform on it, show it working, stop (KEEP=1 leaves it running)
+	@scripts/run.sh $(TARGET)/release
+
+test: ## Run every test
+	@scripts/setup.sh test
+	cargo build --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
+
+lint: setup ## Formatting, clippy, layering, tidiness, licences and advisories (where cargo-deny is installed)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo xtask layering
+	cargo xtask tidy
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
+
+bench: ## Measure the figures of SPEC.md beside their peers
+	@scripts/setup.sh bench
+	cargo build --release --locked -p mycelium -p symphainy-platform
+	@scripts/bench.sh $(TARGET)/release
+
+sim: ## Run the simulation: make sim SEEDS=1000 FROM=1
+	cargo run --release --locked -p mycelium-sim -- --seeds $${SEEDS:-1000} --from-seed $${FROM:-1}
+
+fuzz: ## Run each fuzz target for SECONDS (needs cargo-fuzz and a nightly toolchain)
+	@scripts/fuzz.sh $${SECONDS_EACH:-60}
+
+clean: ## Remove what was built
+	cargo clean
