@@ -105,8 +105,9 @@ mod tests {
 
     #[test]
     fn a_forbidden_edge_and_an_unmapped_crate_are_named() {
-        let metadata =
-            Metadata { packages: vec![package("mycelium-api", &["mycelium-store"]), package("mycelium-surprise", &[])] };
+        let metadata = Metadata {
+            packages: vec![package("mycelium-api", &["mycelium-store"]), package("mycelium-surprise", &[])],
+        };
         let faults = faults(&metadata, "| `api` |");
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].contains("mycelium-api must not use mycelium-store"));

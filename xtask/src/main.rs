@@ -1,19 +1,21 @@
-//! Chores of this repository: `cargo xtask layering | tidy`.
+//! Chores of this repository: `cargo xtask layering | tidy | schema SWAGGER`.
 
 mod layering;
+mod schema;
 mod tidy;
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask layering | tidy";
+const USAGE: &str = "usage: cargo xtask layering | tidy | schema SWAGGER";
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["layering"] => layering::check(&root),
+        ["schema", swagger] => schema::generate(&root, Path::new(swagger)),
         ["tidy"] => tidy::check(&root),
         _ => bail!(USAGE),
     }
