@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-node", &["mycelium-api", "mycelium-linux", "mycelium-net", "mycelium-image"]),
     ("mycelium", &["*"]),
     ("mycelium-sim", &["*"]),
+    ("mycelium-bench", &[]),
     ("symphainy-platform", &[]),
     ("xtask", &[]),
 ];
