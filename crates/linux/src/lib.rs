@@ -2,6 +2,22 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`cgroup`] | control groups above containers, of either version |
+//! | [`fork`] | `fork`, for a process with one thread |
+//! | [`loopback`] | bringing `lo` up in a new network namespace |
+//! | [`memory`] | giving freed memory back |
+//! | [`netlink`] | netlink sockets, messages and attributes |
+//! | [`netns`] | network namespaces as descriptors |
 //! | [`process`] | the one place where child processes start |
+//! | [`signals`] | what a program inherits of signals |
+//! | [`terminal`] | controlling terminals |
 
+pub mod cgroup;
+pub mod fork;
+pub mod loopback;
+pub mod memory;
+pub mod netlink;
+pub mod netns;
 pub mod process;
+pub mod signals;
+pub mod terminal;

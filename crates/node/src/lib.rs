@@ -1,1 +1,6 @@
-//! The node agent: pod state machine, shim, containers, volumes, probes, logs, exec
+//! The node agent: pod state machine, shim, containers, volumes, probes, logs, exec.
+
+pub mod client;
+pub mod image;
+pub mod shim;
+pub mod spec;

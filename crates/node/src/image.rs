@@ -1,0 +1,79 @@
+//! What the node needs of an image store.
+
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// The part of an image's configuration that decides how it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// First words of the command line.
+    pub entrypoint: Vec<String>,
+    /// The words after them, unless the pod gives its own.
+    pub cmd: Vec<String>,
+    /// Variables, each `NAME=value`.
+    pub env: Vec<String>,
+    /// `user`, `uid`, `user:group`, or empty for root.
+    pub user: String,
+    /// Where the program starts, or empty.
+    pub working_dir: String,
+    /// The signal that asks it to stop, or empty for `SIGTERM`.
+    pub stop_signal: String,
+}
+
+/// An image in the store, ready to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodImage {
+    /// What `imageID` shows: a repository with digest, or the digest of the configuration.
+    pub id: String,
+    /// Its name in full, as `image` in a status shows it.
+    pub name: String,
+    /// How it runs.
+    pub config: ImageConfig,
+    /// Its unpacked layers, topmost first.
+    pub layers: Vec<PathBuf>,
+    /// Bytes on disk.
+    pub size: u64,
+}
+
+/// A user name and password for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+/// Why an image is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// The reference is not well formed.
+    #[error("Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": {reason}")]
+    InvalidName {
+        /// As the pod has it.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The registry could not be reached, refused, or does not have it.
+    #[error("{0}")]
+    Pull(String),
+}
+
+/// An image store.
+pub trait ImageSource: Send + Sync + 'static {
+    /// The image, if it is in the store.
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<PodImage>, ImageError>>;
+
+    /// Fetches the image from its registry.
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<PodImage, ImageError>>;
+
+    /// Removes images that none of `used` (image ids) needs, when space runs short.
+    fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()>;
+}
