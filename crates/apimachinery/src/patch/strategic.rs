@@ -1,0 +1,270 @@
+//! Strategic merge patch: a merge patch that knows, from the type, which lists to merge and by which key, and that
+//! carries directives.
+//!
+//! | directive | where | effect |
+//! |---|---|---|
+//! | `$patch: replace` | map, list item | the rest of the patch replaces the map, the list |
+//! | `$patch: delete` | map, list item | the map becomes empty, the item with that merge key goes |
+//! | `$retainKeys` | map | fields that are not named go |
+//! | `$deleteFromPrimitiveList/F` | beside list `F` | these values go |
+//! | `$setElementOrder/F` | beside list `F` | the order of the items that the patch names |
+
+use serde_json::{Map, Value};
+
+use super::PatchError;
+use super::order::{Identity, normalize};
+use crate::schema::{ANY, Field, Shape, Type};
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
+const SET_ORDER: &str = "$setElementOrder/";
+
+type Object = Map<String, Value>;
+
+/// Applies a strategic merge patch. On an error `target` is as it was.
+pub fn strategic(ty: &Type, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    let Value::Object(patch) = patch else {
+        return Err(malformed("strategic merge patch format is not supported"));
+    };
+    let original = match target {
+        Value::Object(map) => map.clone(),
+        _ => Map::new(),
+    };
+    *target = Value::Object(merge_map(ty, original, patch.clone())?);
+    Ok(())
+}
+
+fn malformed(text: impl Into<String>) -> PatchError {
+    PatchError::Malformed(text.into())
+}
+
+fn failed(text: impl Into<String>) -> PatchError {
+    PatchError::Failed(text.into())
+}
+
+/// What the type says about one field.
+struct Strategy<'a> {
+    ty: &'a Type,
+    merge_lists: bool,
+    replace_maps: bool,
+    key: Option<&'a str>,
+}
+
+impl<'a> Strategy<'a> {
+    fn of(ty: &'a Type, field: &str) -> Self {
+        let known: Option<&Field> = ty.field(field);
+        Self {
+            ty: ty.child(field).unwrap_or(&ANY),
+            merge_lists: known.is_some_and(|f| f.patch_merge),
+            replace_maps: known.is_some_and(|f| f.patch_strategy.as_deref() == Some("replace")),
+            key: known.and_then(|f| f.merge_key.as_deref()),
+        }
+    }
+
+    fn item(&self) -> &'a Type {
+        match &self.ty.shape {
+            Shape::List { item, .. } => item,
+            _ => &ANY,
+        }
+    }
+}
+
+fn merge_map(ty: &Type, mut original: Object, mut patch: Object) -> Result<Object, PatchError> {
+    match patch.remove(DIRECTIVE) {
+        None => {}
+        Some(Value::String(directive)) if directive == "replace" => return Ok(patch),
+        Some(Value::String(directive)) if directive == "delete" => return Ok(Map::new()),
+        Some(other) => return Err(unknown_directive(&other)),
+    }
+    retain_keys(&mut original, &mut patch)?;
+    merge_ordered_lists(ty, &mut original, &mut patch)?;
+    for (key, value) in patch {
+        let (field, delete) = match key.strip_prefix(DELETE_FROM_LIST) {
+            Some(field) => (field, true),
+            None => (key.as_str(), false),
+        };
+        if value.is_null() {
+            original.remove(field);
+            continue;
+        }
+        let strategy = Strategy::of(ty, field);
+        match (original.get_mut(field), value) {
+            (Some(Value::Array(old)), Value::Array(new)) => {
+                *old = merge_list(&strategy, std::mem::take(old), new, delete)?;
+            }
+            _ if delete => {}
+            (Some(Value::Object(old)), Value::Object(new)) if !strategy.replace_maps => {
+                *old = merge_map(strategy.ty, std::mem::take(old), new)?;
+            }
+            (_, value) => {
+                original.insert(field.to_owned(), without_directives(value));
+            }
+        }
+    }
+    Ok(original)
+}
+
+fn unknown_directive(directive: &Value) -> PatchError {
+    malformed(format!("unknown patch type: {}", directive.as_str().unwrap_or_default()))
+}
+
+/// Carries out `$retainKeys`.
+fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
+    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
+    let Value::Array(keys) = keys else { return Err(malformed("invalid patch format of retainKeys")) };
+    let retained = |name: &str| keys.iter().any(|k| k.as_str() == Some(name));
+    let is_directive = |name: &str| name.starts_with(DELETE_FROM_LIST) || name.starts_with(SET_ORDER);
+    if patch.iter().any(|(name, value)| !value.is_null() && !is_directive(name) && !retained(name)) {
+        return Err(malformed("invalid patch format of retainKeys"));
+    }
+    original.retain(|name, _| retained(name));
+    Ok(())
+}
+
+/// Merges the lists that come with a `$setElementOrder` and takes them out of the patch.
+fn merge_ordered_lists(ty: &Type, original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
+    let ordered: Vec<String> = patch.keys().filter_map(|k| k.strip_prefix(SET_ORDER)).map(str::to_owned).collect();
+    for field in ordered {
+        let Some(Value::Array(order)) = patch.remove(&format!("{SET_ORDER}{field}")) else {
+            return Err(malformed("invalid patch format of setElementOrder list"));
+        };
+        let strategy = Strategy::of(ty, &field);
+        let identity = Identity(strategy.key);
+        if order.iter().any(|item| identity.of(item).is_none()) {
+            return Err(malformed("invalid patch format of setElementOrder list"));
+        }
+        let Some(server) = take_list(original, &field)? else {
+            // A list that is new, or deleted by a null, needs no order but its own.
+            continue;
+        };
+        let delete = patch.remove(&format!("{DELETE_FROM_LIST}{field}"));
+        let mut merged = server.clone();
+        if let Some(Value::Array(gone)) = delete {
+            merged.retain(|item| !gone.contains(item));
+        }
+        match patch.get(&field) {
+            Some(Value::Null) => continue,
+            None => {}
+            Some(Value::Array(_)) => {
+                let Some(Value::Array(items)) = patch.remove(&field) else { continue };
+                check_order(&items, &order, identity)?;
+                merged = merge_list(&strategy, merged, items, false)?;
+            }
+            Some(_) => return Err(failed(format!("expected a list in field {field:?}"))),
+        }
+        original.insert(field, Value::Array(normalize(merged, &order, &server, identity)));
+    }
+    Ok(())
+}
+
+fn take_list(original: &mut Object, field: &str) -> Result<Option<Vec<Value>>, PatchError> {
+    match original.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => Ok(Some(items.clone())),
+        Some(_) => Err(failed(format!("expected a list in field {field:?}"))),
+    }
+}
+
+/// Every item of the patch that stays must be in the stated order.
+fn check_order(items: &[Value], order: &[Value], identity: Identity<'_>) -> Result<(), PatchError> {
+    let missing = items
+        .iter()
+        .filter(|item| item.get(DIRECTIVE).is_none())
+        .find(|item| identity.of(item).is_some() && identity.position(order, item).is_none());
+    match missing {
+        None => Ok(()),
+        Some(item) => Err(failed(format!(
+            "The order in patch list:\n{item}\n doesn't match $setElementOrder list:\n{}\n",
+            Value::Array(order.to_vec())
+        ))),
+    }
+}
+
+fn merge_list(
+    strategy: &Strategy<'_>,
+    original: Vec<Value>,
+    patch: Vec<Value>,
+    delete: bool,
+) -> Result<Vec<Value>, PatchError> {
+    if delete {
+        return Ok(original.into_iter().filter(|item| !patch.contains(item)).collect());
+    }
+    if !strategy.merge_lists {
+        return Ok(patch.into_iter().map(without_directives).collect());
+    }
+    if original.iter().chain(&patch).all(Value::is_object) && !(original.is_empty() && patch.is_empty()) {
+        let Some(key) = strategy.key else {
+            return Err(failed(format!("cannot merge lists without merge key for {}", strategy.ty.go_name())));
+        };
+        return merge_objects(strategy.item(), original, patch, key);
+    }
+    if original.iter().chain(&patch).any(|item| item.is_object() || item.is_array()) {
+        return Err(failed("lists must have items of one type, and no lists"));
+    }
+    let mut merged: Vec<Value> = Vec::new();
+    for item in original.iter().chain(&patch) {
+        if !merged.contains(item) {
+            merged.push(item.clone());
+        }
+    }
+    Ok(normalize(merged, &patch, &original, Identity(None)))
+}
+
+fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<Vec<Value>, PatchError> {
+    let identity = Identity(Some(key));
+    let no_key = |item: &Value| failed(format!("map: {item} does not contain declared merge key: {key}"));
+    let mut replace = false;
+    let mut items = Vec::new();
+    for item in patch {
+        match item.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
+            None => items.push(item),
+            Some("replace") => replace = true,
+            Some("delete") => {
+                let gone = identity.of(&item).ok_or_else(|| no_key(&item))?;
+                original.retain(|other| identity.of(other) != Some(gone));
+            }
+            Some("merge") => return Err(malformed("merging lists cannot yet be specified in the patch")),
+            Some(_) => return Err(unknown_directive(&item[DIRECTIVE])),
+        }
+    }
+    if replace {
+        return Ok(items.into_iter().map(without_directives).collect());
+    }
+    let mut merged = original.clone();
+    for item in &items {
+        identity.of(item).ok_or_else(|| no_key(item))?;
+        match identity.position(&merged, item).map(|i| &mut merged[i]) {
+            Some(Value::Object(old)) => {
+                let new = item.as_object().cloned().unwrap_or_default();
+                *old = merge_map(ty, std::mem::take(old), new)?;
+            }
+            _ => merged.push(without_directives(item.clone())),
+        }
+    }
+    Ok(normalize(merged, &items, &original, identity))
+}
+
+/// A value that is new in the object: nulls and directives are for what was there before.
+fn without_directives(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .filter(|(key, value)| {
+                    !value.is_null()
+                        && key != DIRECTIVE
+                        && key != RETAIN_KEYS
+                        && !key.starts_with(DELETE_FROM_LIST)
+                        && !key.starts_with(SET_ORDER)
+                })
+                .map(|(key, value)| (key, without_directives(value)))
+                .collect(),
+        ),
+        Value::Array(items) => {
+            let is_gone =
+                |item: &Value| matches!(item.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace"));
+            Value::Array(items.into_iter().filter(|item| !is_gone(item)).map(without_directives).collect())
+        }
+        other => other,
+    }
+}
