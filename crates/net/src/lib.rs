@@ -1,1 +1,37 @@
-//! Pod network, services and DNS: pure compile(desired) -> rules, then apply
+//! Pod network, services and cluster DNS of one machine.
+//!
+//! Each pod hangs on a routed pair of interfaces ([`pod`]). Services are nftables rules: a pure function turns the
+//! cluster into rules ([`compile`]), the difference to the last ones becomes one transaction ([`ruleset`]), and `nft`
+//! carries it out. The DNS server answers from the same picture of the cluster.
+//!
+//! Everything on the machine is named by the instance id, so that several engines live side by side and
+//! [`teardown`] finds what is its own even after a crash.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | ranges, and the names and addresses that follow from them |
+//! | [`ipam`] | which pod has which address |
+//! | [`network`] | set up, attach, detach |
+//! | [`cluster`], [`compile`], [`ruleset`] | from services to rules |
+//! | [`resolv`] | `resolv.conf` of host and pods |
+
+pub mod cluster;
+pub mod compile;
+pub mod config;
+pub mod conflict;
+pub mod error;
+mod forwarding;
+mod host;
+pub mod ipam;
+mod link;
+pub mod network;
+#[allow(dead_code)]
+mod nft;
+pub mod pod;
+pub mod resolv;
+pub mod ruleset;
+
+pub use config::NetConfig;
+pub use error::NetError;
+pub use host::parse_range;
+pub use network::{Network, PodNet, teardown};

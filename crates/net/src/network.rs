@@ -1,0 +1,173 @@
+//! The network of one engine: set up once, pods come and go.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::PodDNSConfig;
+use tokio::sync::Notify;
+
+use crate::cluster::Cluster;
+use crate::compile::{Site, compile};
+use crate::config::{Names, NetConfig};
+use crate::error::NetError;
+use crate::host;
+use crate::ipam::Ipam;
+use crate::nft;
+use crate::pod::{self, Wiring};
+use crate::resolv::{self, Resolver};
+
+/// A pod's place on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodNet {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// The host's end of its pair of interfaces.
+    pub interface: String,
+}
+
+/// The network of one engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Network {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: NetConfig,
+    pub(crate) names: Names,
+    mtu: u32,
+    pub(crate) api: Mutex<Option<SocketAddrV4>>,
+    ipam: Mutex<Ipam>,
+    /// Told when something that the rules depend on, but no watch shows, has changed.
+    pub(crate) changed: Notify,
+}
+
+impl Network {
+    /// Makes the anchor interface, the ranges' routes and the basic rules, or adopts those of an earlier run together with
+    /// the pods that are still connected. Rules of an earlier run stay in force until [`Network::run`] knows the cluster.
+    pub async fn setup(config: NetConfig) -> Result<Self, NetError> {
+        blocking(move || {
+            config.validate()?;
+            let names = config.names();
+            let host = host::setup(&config, &names)?;
+            if !host.adopted {
+                let node_ip = config.node_ip.or_else(host::node_ip).unwrap_or_else(|| config.gateway());
+                let site = Site::new(&config, node_ip);
+                nft::apply(&compile(&site, &Cluster::default(), None).render_replacing(&names.table))?;
+            }
+            let ipam = Mutex::new(Ipam::new(config.pod_cidr, host.pods));
+            let api = Mutex::new(config.api);
+            let inner = Inner { config, names, mtu: host.mtu, api, ipam, changed: Notify::new() };
+            Ok(Self { inner: Arc::new(inner) })
+        })
+        .await
+    }
+
+    /// Connects the network namespace of a pod and gives it an address. Repeating it for the same pod keeps the address
+    /// and makes the connection anew.
+    pub async fn attach_pod(&self, namespace: OwnedFd, uid: &str) -> Result<PodNet, NetError> {
+        let (network, uid) = (self.clone(), uid.to_owned());
+        blocking(move || network.attach(&namespace, &uid)).await
+    }
+
+    fn attach(&self, namespace: &OwnedFd, uid: &str) -> Result<PodNet, NetError> {
+        let (address, offset) = {
+            let mut ipam = self.ipam();
+            let offset = ipam.allocate(uid)?;
+            (ipam.address(offset), offset)
+        };
+        let interface = self.inner.names.pod(offset);
+        let gateway = self.inner.config.gateway();
+        let wiring = Wiring { uid, interface: &interface, address, mtu: self.inner.mtu, gateway };
+        if let Err(e) = pod::attach(&wiring, namespace.as_fd()) {
+            self.ipam().release(uid);
+            return Err(e);
+        }
+        Ok(PodNet { ip: address, interface })
+    }
+
+    /// Takes a pod off the network and frees its address. Fine when it is not there.
+    pub async fn detach_pod(&self, uid: &str) -> Result<(), NetError> {
+        let (network, uid) = (self.clone(), uid.to_owned());
+        blocking(move || {
+            let Some(offset) = network.ipam().find(&uid) else { return Ok(()) };
+            pod::detach(&network.inner.names.pod(offset))?;
+            network.ipam().release(&uid);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The address of a pod that is connected, also from before a restart.
+    pub fn pod_ip(&self, uid: &str) -> Option<Ipv4Addr> {
+        let ipam = self.ipam();
+        ipam.find(uid).map(|offset| ipam.address(offset))
+    }
+
+    /// The uids and addresses of all connected pods.
+    pub fn pods(&self) -> Vec<(String, Ipv4Addr)> {
+        self.ipam().iter().map(|(uid, address)| (uid.to_owned(), address)).collect()
+    }
+
+    /// The node's address on the pod network; the API server listens there for pods.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.inner.config.gateway()
+    }
+
+    /// The node's address towards the world, or else on the pod network.
+    pub fn node_ip(&self) -> Ipv4Addr {
+        self.inner.config.node_ip.or_else(host::node_ip).unwrap_or_else(|| self.gateway())
+    }
+
+    /// The cluster DNS address.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        self.inner.config.dns()
+    }
+
+    /// Says where the API server listens for pods, once that is known.
+    pub fn set_api(&self, api: SocketAddrV4) {
+        *self.inner.api.lock().unwrap_or_else(PoisonError::into_inner) = Some(api);
+        self.inner.changed.notify_one();
+    }
+
+    /// The `/etc/resolv.conf` of a pod.
+    pub fn resolv_conf(
+        &self,
+        namespace: &str,
+        host_network: bool,
+        dns_policy: Option<&str>,
+        dns_config: Option<&PodDNSConfig>,
+    ) -> String {
+        let resolver =
+            Resolver { dns: self.dns_ip(), domain: &self.inner.config.cluster_domain, host: &resolv::Host::read() };
+        resolver.resolv_conf(namespace, host_network, dns_policy, dns_config)
+    }
+
+    pub(crate) fn site(&self) -> Site {
+        let mut site = Site::new(&self.inner.config, self.node_ip());
+        site.api = *self.inner.api.lock().unwrap_or_else(PoisonError::into_inner);
+        site
+    }
+
+    fn ipam(&self) -> MutexGuard<'_, Ipam> {
+        self.inner.ipam.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes every interface, route, rule and setting of an instance, whatever state it is in.
+pub async fn teardown(instance: &str) -> Result<(), NetError> {
+    let instance = instance.to_owned();
+    blocking(move || host::teardown(&instance)).await
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
+) -> Result<T, NetError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => Err(NetError::io("wait for a network change")(std::io::Error::other(e))),
+        },
+    }
+}
