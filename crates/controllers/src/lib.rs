@@ -1,1 +1,52 @@
-//! Scheduler and built-in controllers: pure plans and the thin shells that carry them out
+//! Scheduler and built-in controllers: pure plans and the thin shells that carry them out.
+//!
+//! Every controller looks at shared, watched copies of the API's objects ([`cache`]), works out what to do in a pure
+//! function of what it sees and the time, and does it through the API ([`write`]). None knows whether the API server is
+//! in the same process.
+
+pub mod cache;
+mod claim;
+mod context;
+pub mod deployment;
+pub mod endpoints;
+pub mod events;
+pub mod labels;
+pub mod objects;
+pub mod queue;
+pub mod replicaset;
+pub mod scheduler;
+pub mod write;
+
+use kube::Client;
+use mycelium_api::env::Env;
+use tokio::task::JoinSet;
+
+pub use context::{Caches, Context};
+
+/// Settings of the controllers.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Certificate of the cluster's authority (PEM), published in every namespace; none publishes nothing.
+    pub root_ca: Option<String>,
+}
+
+/// Runs the scheduler and every controller until the future is dropped, which stops them all.
+pub async fn run(client: Client, env: Env, options: Options) {
+    let mut tasks = JoinSet::new();
+    let (events, recording) = events::Events::new(client.clone(), env.clone());
+    tasks.spawn(recording);
+    let caches = Caches::default();
+    let writer = write::Writer::new(client.clone(), write::MANAGER);
+    let context = Context { caches, writer, env, events };
+    tasks.spawn(scheduler::start(&context));
+    tasks.spawn(replicaset::start(&context));
+    tasks.spawn(deployment::start(&context));
+    tasks.spawn(endpoints::start(&context));
+    let _ = options;
+    context.caches.start(&client, &mut tasks);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended");
+        }
+    }
+}

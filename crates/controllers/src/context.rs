@@ -1,0 +1,143 @@
+//! What every controller gets: the caches, a writer, the clock and the event recorder.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Client, Resource};
+use mycelium_api::env::Env;
+use tokio::task::JoinSet;
+
+use crate::cache::{Cache, Object};
+use crate::events::{Events, Note, Type};
+use crate::objects::{controller_of, name, node_name, reference};
+use crate::write::{Error, Writer};
+
+/// The ConfigMap that every namespace gets, with the certificate of the cluster's authority.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
+
+/// One watch per kind.
+#[derive(Clone)]
+pub struct Caches {
+    /// Pods, also by `owner:<uid>`, `orphan:<namespace>` and `node:<name>`.
+    pub pods: Cache<Pod>,
+    /// Nodes.
+    pub nodes: Cache<Node>,
+    /// ReplicaSets.
+    pub replica_sets: Cache<ReplicaSet>,
+    /// Deployments.
+    pub deployments: Cache<Deployment>,
+    /// Services.
+    pub services: Cache<Service>,
+    /// EndpointSlices, also by `service:<namespace>/<name>`.
+    pub endpoint_slices: Cache<EndpointSlice>,
+    /// Endpoints.
+    pub endpoints: Cache<Endpoints>,
+    /// Namespaces.
+    pub namespaces: Cache<Namespace>,
+    /// Service accounts.
+    pub service_accounts: Cache<ServiceAccount>,
+    /// Only the ConfigMaps with the root certificate.
+    pub root_certificates: Cache<ConfigMap>,
+    /// Only the leases of nodes.
+    pub leases: Cache<Lease>,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self {
+            pods: Cache::new(Some(pod_terms)),
+            nodes: Cache::default(),
+            replica_sets: Cache::default(),
+            deployments: Cache::default(),
+            services: Cache::default(),
+            endpoint_slices: Cache::new(Some(slice_terms)),
+            endpoints: Cache::default(),
+            namespaces: Cache::default(),
+            service_accounts: Cache::default(),
+            root_certificates: Cache::default().with_fields(&format!("metadata.name={ROOT_CA}")),
+            leases: Cache::default().in_namespace("kube-node-lease"),
+        }
+    }
+}
+
+fn pod_terms(pod: &Pod) -> Vec<String> {
+    let owner = match controller_of(&pod.metadata) {
+        Some(owner) => format!("owner:{}", owner.uid),
+        None => format!("orphan:{}", pod.metadata.namespace.as_deref().unwrap_or_default()),
+    };
+    let node = node_name(pod).map(|node| format!("node:{node}"));
+    std::iter::once(owner).chain(node).collect()
+}
+
+fn slice_terms(slice: &EndpointSlice) -> Vec<String> {
+    let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    service.map(|service| format!("service:{namespace}/{service}")).into_iter().collect()
+}
+
+impl Caches {
+    /// Starts every watch.
+    pub fn start(&self, client: &Client, tasks: &mut JoinSet<()>) {
+        fn follow<K: Object>(cache: &Cache<K>, client: &Client, tasks: &mut JoinSet<()>) {
+            tasks.spawn(cache.clone().follow(client.clone()));
+        }
+        follow(&self.pods, client, tasks);
+        follow(&self.nodes, client, tasks);
+        follow(&self.replica_sets, client, tasks);
+        follow(&self.deployments, client, tasks);
+        follow(&self.services, client, tasks);
+        follow(&self.endpoint_slices, client, tasks);
+        follow(&self.endpoints, client, tasks);
+        follow(&self.namespaces, client, tasks);
+        follow(&self.service_accounts, client, tasks);
+        follow(&self.root_certificates, client, tasks);
+        follow(&self.leases, client, tasks);
+    }
+
+    /// Waits until every kind has been listed once.
+    pub async fn synced(&self) {
+        self.pods.synced().await;
+        self.nodes.synced().await;
+        self.replica_sets.synced().await;
+        self.deployments.synced().await;
+        self.services.synced().await;
+        self.endpoint_slices.synced().await;
+        self.endpoints.synced().await;
+        self.namespaces.synced().await;
+        self.service_accounts.synced().await;
+        self.root_certificates.synced().await;
+        self.leases.synced().await;
+    }
+}
+
+/// What a controller works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The shared copies of all kinds.
+    pub caches: Caches,
+    /// The way to change things.
+    pub writer: Writer,
+    /// Clock and randomness.
+    pub env: Env,
+    /// The event recorder.
+    pub events: Events,
+}
+
+impl Context {
+    /// Records an event about an object.
+    pub fn tell<K>(&self, about: &K, type_: Type, reason: &str, message: String, component: &'static str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        self.events.send(Note { about: reference(about), type_, reason: reason.to_owned(), message, component });
+    }
+
+    /// Whether an owner exists and stays. Adopting for one that is gone would hand the object to the garbage collector,
+    /// so this asks the server and not the cache.
+    pub async fn still_there<K: Object>(&self, owner: &K) -> Result<bool, Error> {
+        let meta = owner.meta();
+        let live = self.writer.get::<K>(meta.namespace.as_deref(), name(meta)).await?;
+        Ok(live.is_some_and(|live| live.meta().uid == meta.uid && live.meta().deletion_timestamp.is_none()))
+    }
+}

@@ -1,0 +1,148 @@
+//! EndpointSlices and Endpoints: the addresses behind each Service that has a selector.
+
+pub mod legacy;
+mod pods;
+pub mod slices;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::cache::{Cache, Change, Key};
+use crate::context::Context;
+use crate::labels::Matcher;
+use crate::objects::{is_ready, is_terminal, labels};
+use crate::queue::Queue;
+use crate::write::{Delete, Error, Part};
+
+const WORKERS: usize = 8;
+
+/// Subscribes to what endpoints depend on, and returns the controller's work.
+pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue = Queue::<Key>::default();
+    let services = context.caches.services.clone();
+    let added = queue.clone();
+    services.subscribe(move |change| added.add(change.key()));
+    let added = queue.clone();
+    context.caches.endpoints.subscribe(move |change| added.add(change.key()));
+    let added = queue.clone();
+    context.caches.endpoint_slices.subscribe(move |change| of_slice(change, &added));
+    let (all, added) = (services.clone(), queue.clone());
+    context.caches.pods.subscribe(move |change| of_pod(change, &all, &added));
+    let context = context.clone();
+    async move {
+        context.caches.synced().await;
+        let work = |key| reconcile(context.clone(), key);
+        queue.work("endpointslice-controller", WORKERS, || services.keys(), work).await;
+    }
+}
+
+fn of_slice(change: &Change<EndpointSlice>, queue: &Queue<Key>) {
+    let slice = change.any();
+    if let Some(service) = labels(&slice.metadata).get(slices::SERVICE_NAME) {
+        queue.add(Key::new(slice.metadata.namespace.clone().unwrap_or_default(), service.clone()));
+    }
+}
+
+/// Queues the Services that select the pod, or did, if anything changed that endpoints show.
+fn of_pod(change: &Change<Pod>, services: &Cache<Service>, queue: &Queue<Key>) {
+    if let (Some(old), Some(new)) = (&change.old, &change.new)
+        && shown(old) == shown(new)
+    {
+        return;
+    }
+    for service in services.namespace(change.any().metadata.namespace.as_deref().unwrap_or_default()) {
+        let Some(selector) = selector(&service) else { continue };
+        if change.both().any(|pod| selector.matches(labels(&pod.metadata))) {
+            queue.add(Key::of(service.as_ref()));
+        }
+    }
+}
+
+/// Everything about a pod that endpoints depend on.
+fn shown(pod: &Pod) -> impl PartialEq + '_ {
+    let status = pod.status.as_ref();
+    let ips = status.map(|status| (&status.pod_ip, &status.pod_ips));
+    let names = pod.spec.as_ref().map(|spec| (&spec.hostname, &spec.subdomain, &spec.node_name));
+    let ends = (is_terminal(pod), is_ready(pod), pod.metadata.deletion_timestamp.is_some());
+    (&pod.metadata.labels, &pod.metadata.uid, ips, names, ends)
+}
+
+/// What a Service selects; nothing if somebody else takes care of its endpoints.
+fn selector(service: &Service) -> Option<Matcher> {
+    let spec = service.spec.as_ref()?;
+    let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
+    (spec.type_.as_deref() != Some("ExternalName")).then(|| Matcher::exact(selector))
+}
+
+async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error> {
+    let service = context.caches.services.get(&key);
+    let Some(service) = service else {
+        delete_endpoints(&context, &key).await?;
+        return Ok(None);
+    };
+    if service.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let Some(selector) = selector(&service) else { return Ok(None) };
+    let pods = context.caches.pods.namespace(&key.namespace);
+    let pods: Vec<_> = pods.into_iter().filter(|pod| selector.matches(labels(&pod.metadata))).collect();
+    sync_slices(&context, &key, &service, &pods).await?;
+    sync_endpoints(&context, &key, &service, &pods).await?;
+    Ok(None)
+}
+
+async fn sync_slices(context: &Context, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Result<(), Error> {
+    let cache = &context.caches.endpoint_slices;
+    let held = cache.by_index(&format!("service:{key}"));
+    let nodes = &context.caches.nodes;
+    let plan = slices::plan(service, pods, &held, |name| nodes.get(&Key::new("", name)));
+    for slice in &plan.create {
+        match context.writer.create(cache, slice).await {
+            Err(error) if error.is_namespace_terminating() => return Ok(()),
+            Err(error) if error.is_ambiguous() => {
+                cache.refresh(context.writer.client(), &key.namespace).await.ok();
+                return Err(error);
+            }
+            other => other?,
+        };
+    }
+    for (old, new) in &plan.update {
+        context.writer.update(cache, old.as_ref(), new, Part::Main).await?;
+    }
+    for slice in &plan.delete {
+        context.writer.delete(cache, slice.as_ref(), Delete::default()).await?;
+    }
+    Ok(())
+}
+
+async fn sync_endpoints(context: &Context, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Result<(), Error> {
+    let cache = &context.caches.endpoints;
+    let wanted = legacy::endpoints(service, pods);
+    let Some(held) = cache.get(key) else {
+        return match context.writer.create(cache, &wanted).await {
+            Err(error) if error.is_namespace_terminating() => Ok(()),
+            other => other.map(|_| ()),
+        };
+    };
+    let mut updated = held.as_ref().clone();
+    updated.subsets = wanted.subsets;
+    updated.metadata.labels = wanted.metadata.labels;
+    if updated != *held {
+        context.writer.update(cache, held.as_ref(), &updated, Part::Main).await?;
+    }
+    Ok(())
+}
+
+/// The Service is gone: its Endpoints go too. Slices carry an owner reference and are collected.
+async fn delete_endpoints(context: &Context, key: &Key) -> Result<(), Error> {
+    let cache = &context.caches.endpoints;
+    let Some(held) = cache.get(key) else { return Ok(()) };
+    // Somebody may have made Endpoints by hand before the Service: only what is ours is deleted.
+    if !legacy::is_managed(&held) || context.writer.get::<Service>(Some(&key.namespace), &key.name).await?.is_some() {
+        return Ok(());
+    }
+    context.writer.delete(cache, held.as_ref(), Delete::default()).await
+}

@@ -1,0 +1,290 @@
+//! The scheduler: gives each new pod a node.
+//!
+//! [`plan::Board`] decides; this shell feeds it from the caches, binds the pods, and tells why a pod has to wait.
+
+mod around;
+mod backlog;
+mod census;
+mod node;
+pub mod plan;
+mod pod;
+mod resources;
+mod score;
+mod why;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod, PodCondition, PodStatus};
+use kube::Resource;
+use kube::api::ObjectMeta;
+use kube::core::Request;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cache::{Cache, Key, Object};
+use crate::context::Context;
+use crate::events::Type;
+use crate::objects::{is_terminal, node_name, pod_condition, seconds};
+use crate::write::{Error, Part, Writer};
+use backlog::Backlog;
+use plan::Board;
+pub use why::Unfit;
+
+const COMPONENT: &str = "default-scheduler";
+const FIELD_MANAGER: &str = "kube-scheduler";
+/// Pods placed before the scheduler looks up again.
+const ROUND: usize = 64;
+/// Writes under way at once.
+const WRITES: usize = 128;
+
+/// Keys that changed since the scheduler last looked.
+#[derive(Clone, Default)]
+struct Changed {
+    keys: Arc<Mutex<BTreeSet<Key>>>,
+    notify: Arc<Notify>,
+}
+
+impl Changed {
+    fn of<K: Object>(cache: &Cache<K>, notify: &Arc<Notify>) -> Self {
+        let changed = Self { keys: Arc::default(), notify: notify.clone() };
+        let sink = changed.clone();
+        cache.subscribe(move |change| {
+            sink.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(change.key());
+            sink.notify.notify_one();
+        });
+        changed
+    }
+
+    fn take(&self) -> BTreeSet<Key> {
+        std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Subscribes to what scheduling depends on, and returns the scheduler's work.
+pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let notify = Arc::new(Notify::new());
+    let caches = &context.caches;
+    let scheduler = Scheduler {
+        pods: Changed::of(&caches.pods, &notify),
+        nodes: Changed::of(&caches.nodes, &notify),
+        namespaces: Changed::of(&caches.namespaces, &notify),
+        notify,
+        context: context.clone(),
+        writer: Writer::new(context.writer.client().clone(), FIELD_MANAGER),
+        board: Board::default(),
+        backlog: Backlog::default(),
+    };
+    scheduler.run()
+}
+
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// The outcome of a write.
+enum Done {
+    Bound(Key, String, Result<(), Error>),
+    Reported,
+}
+
+struct Scheduler {
+    pods: Changed,
+    nodes: Changed,
+    namespaces: Changed,
+    notify: Arc<Notify>,
+    context: Context,
+    writer: Writer,
+    board: Board,
+    backlog: Backlog,
+}
+
+impl Scheduler {
+    async fn run(mut self) {
+        self.context.caches.synced().await;
+        let mut writes: FuturesUnordered<Work> = FuturesUnordered::new();
+        loop {
+            self.catch_up();
+            self.backlog.resume(Instant::now());
+            for _ in 0..ROUND {
+                if writes.len() >= WRITES {
+                    break;
+                }
+                let Some(key) = self.backlog.next() else { break };
+                writes.extend(self.attempt(&key));
+            }
+            let ready = self.backlog.is_busy() && writes.len() < WRITES;
+            let due = self.backlog.next_due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                Some(done) = writes.next(), if !writes.is_empty() => self.settle(done),
+                () = self.notify.notified() => {}
+                () = tokio::task::yield_now(), if ready => {}
+                () = tokio::time::sleep_until(due), if !ready => {}
+            }
+        }
+    }
+
+    /// Takes in what changed.
+    fn catch_up(&mut self) {
+        let caches = &self.context.caches;
+        let mut roomier = false;
+        let mut rearranged = false;
+        for key in self.namespaces.take() {
+            if let Some(namespace) = caches.namespaces.get(&key) {
+                let labels = namespace.metadata.labels.clone().unwrap_or_default();
+                rearranged |= self.board.set_namespace(&key.name, &labels);
+            }
+        }
+        for key in self.nodes.take() {
+            match caches.nodes.get(&key) {
+                Some(node) => roomier |= self.board.set_node(&node),
+                None => {
+                    self.board.remove_node(&key.name);
+                    rearranged = true;
+                }
+            }
+        }
+        for key in self.pods.take() {
+            match caches.pods.get(&key) {
+                Some(pod) => {
+                    roomier |= self.board.set_pod(&pod);
+                    rearranged |= node_name(&pod).is_some();
+                    if waits(&pod) && self.board.is_waiting(&key) {
+                        self.backlog.add(&key, priority(&pod), created(&pod));
+                    } else {
+                        self.backlog.remove(&key);
+                    }
+                }
+                None => {
+                    roomier |= self.board.remove_pod(&key);
+                    self.backlog.remove(&key);
+                }
+            }
+        }
+        if roomier {
+            self.backlog.wake(|_| true);
+        } else if rearranged {
+            let board = &self.board;
+            self.backlog.wake(|key| board.minds_pods(key));
+        }
+    }
+
+    /// Finds a node for a pod and returns the write that follows.
+    fn attempt(&mut self, key: &Key) -> Option<Work> {
+        let pod = self.context.caches.pods.get(key).filter(|pod| waits(pod))?;
+        if !self.board.is_waiting(key) {
+            return None;
+        }
+        match self.board.place(key) {
+            Ok(node) => {
+                self.board.assume(key, &node);
+                let (writer, key) = (self.writer.clone(), key.clone());
+                Some(Box::pin(async move {
+                    let result = bind(&writer, &pod, &node).await;
+                    Done::Bound(key, node, result)
+                }))
+            }
+            Err(unfit) => {
+                self.backlog.set_aside(key, priority(&pod), created(&pod), Instant::now(), false);
+                let context = Context { writer: self.writer.clone(), ..self.context.clone() };
+                Some(Box::pin(async move {
+                    report(&context, &pod, &unfit.to_string()).await;
+                    Done::Reported
+                }))
+            }
+        }
+    }
+
+    fn settle(&mut self, done: Done) {
+        let Done::Bound(key, node, result) = done else { return };
+        let pod = self.context.caches.pods.get(&key);
+        match (result, pod) {
+            (Ok(()), Some(pod)) => {
+                let message = format!("Successfully assigned {key} to {node}");
+                self.context.tell(pod.as_ref(), Type::Normal, "Scheduled", message, COMPONENT);
+            }
+            (Err(error), Some(pod)) if waits(&pod) => {
+                tracing::debug!(%key, %node, error = error.message(), "binding failed");
+                if self.board.forget(&key) {
+                    self.backlog.wake(|_| true);
+                }
+                self.backlog.set_aside(&key, priority(&pod), created(&pod), Instant::now(), true);
+            }
+            (Err(_), _) => {
+                self.board.forget(&key);
+            }
+            (Ok(()), None) => {}
+        }
+    }
+}
+
+/// Whether a pod is ours to place, and nothing holds it back.
+fn waits(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let ours = spec.scheduler_name.as_deref().unwrap_or(COMPONENT) == COMPONENT;
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    ours && !gated && node_name(pod).is_none() && pod.metadata.deletion_timestamp.is_none() && !is_terminal(pod)
+}
+
+fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+fn created(pod: &Pod) -> Timestamp {
+    pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0)
+}
+
+async fn bind(writer: &Writer, pod: &Pod, node: &str) -> Result<(), Error> {
+    let context = || format!("binding pod {} to {node}", Key::of(pod));
+    let api = |source| Error::Api { context: context(), source: Box::new(source) };
+    let metadata = ObjectMeta {
+        name: pod.metadata.name.clone(),
+        namespace: pod.metadata.namespace.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..ObjectMeta::default()
+    };
+    let target = ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..ObjectReference::default() };
+    let body = serde_json::to_vec(&Binding { metadata, target }).map_err(|_| Error::Encode(context()))?;
+    let request = Request::new(Pod::url_path(&(), pod.metadata.namespace.as_deref()));
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let request = request.create_subresource("binding", name, &kube::api::PostParams::default(), body);
+    let request = request.map_err(|error| api(kube::Error::BuildRequest(error)))?;
+    writer.client().request::<Value>(request).await.map(|_| ()).map_err(api)
+}
+
+/// Says on the pod, and in an event, why it has no node.
+async fn report(context: &Context, pod: &Pod, message: &str) {
+    context.tell(pod, Type::Warning, "FailedScheduling", message.to_owned(), COMPONENT);
+    let held = pod_condition(pod, "PodScheduled");
+    let same = |held: &PodCondition| {
+        held.status == "False"
+            && held.reason.as_deref() == Some("Unschedulable")
+            && held.message.as_deref() == Some(message)
+    };
+    if held.is_some_and(same) {
+        return;
+    }
+    let now = seconds(context.env.now());
+    let since = held.filter(|held| held.status == "False").and_then(|held| held.last_transition_time.clone());
+    let condition = PodCondition {
+        type_: "PodScheduled".into(),
+        status: "False".into(),
+        reason: Some("Unschedulable".into()),
+        message: Some(message.to_owned()),
+        last_transition_time: since.or(Some(now)),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    };
+    let mut updated = pod.clone();
+    let status: &mut PodStatus = updated.status.get_or_insert_default();
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "PodScheduled");
+    conditions.push(condition);
+    if let Err(error) = context.writer.update(&context.caches.pods, pod, &updated, Part::Status).await {
+        tracing::debug!(error = error.message(), "condition not written");
+    }
+}
