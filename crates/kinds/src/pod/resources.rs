@@ -1,0 +1,82 @@
+//! What a pod asks for as a whole.
+
+use std::collections::BTreeMap;
+
+use mycelium_api::quantity::Quantity;
+use serde_json::Value;
+
+use super::is_sidecar;
+use crate::value::{ensure_object, entries, entry_count, list};
+
+/// Amounts by resource name.
+pub type Resources = BTreeMap<String, Quantity>;
+
+/// Reads a map of quantities; malformed ones are left out.
+pub fn read(value: &Value, path: &[&str]) -> Resources {
+    entries(value, path).filter_map(|(name, amount)| Some((name.clone(), Quantity::from_json(amount).ok()?))).collect()
+}
+
+fn add(total: &mut Resources, more: &Resources) {
+    for (name, amount) in more {
+        *total.entry(name.clone()).or_default() += *amount;
+    }
+}
+
+fn raise(total: &mut Resources, floor: &Resources) {
+    for (name, amount) in floor {
+        let slot = total.entry(name.clone()).or_insert(*amount);
+        *slot = (*slot).max(*amount);
+    }
+}
+
+/// What all containers of a pod spec take together, of `requests` or `limits`: the containers and sidecars run at
+/// once; each init container runs beside the sidecars that started before it.
+pub fn of_containers(spec: &Value, which: &str) -> Resources {
+    let mut total = Resources::new();
+    for container in list(spec, &["containers"]) {
+        add(&mut total, &read(container, &["resources", which]));
+    }
+    let (mut sidecars, mut peak) = (Resources::new(), Resources::new());
+    for container in list(spec, &["initContainers"]) {
+        let mut now = read(container, &["resources", which]);
+        if is_sidecar(container) {
+            add(&mut total, &now);
+            add(&mut sidecars, &now);
+            now.clone_from(&sidecars);
+        } else {
+            add(&mut now, &sidecars);
+        }
+        raise(&mut peak, &now);
+    }
+    raise(&mut total, &peak);
+    total
+}
+
+/// What a pod asks for: its containers, or what is set for the pod as a whole, and its overhead.
+pub fn of_pod(spec: &Value, which: &str) -> Resources {
+    let mut total = of_containers(spec, which);
+    for (name, amount) in read(spec, &["resources", which]) {
+        total.insert(name, amount);
+    }
+    add(&mut total, &read(spec, &["overhead"]));
+    total
+}
+
+/// Whether a resource can be set for a pod as a whole.
+pub fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+/// Requests of the pod as a whole, where only its limits are given: what its containers ask for, else the limit.
+pub fn default_pod_level(spec: &mut Value) {
+    if entry_count(spec, &["resources", "limits"]) == 0 {
+        return;
+    }
+    let from_containers = of_containers(spec, "requests");
+    let limits = read(spec, &["resources", "limits"]);
+    let Some(requests) = ensure_object(spec, &["resources", "requests"]) else { return };
+    let asked = from_containers.iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"));
+    for (name, amount) in asked.chain(limits.iter().filter(|(name, _)| is_pod_level(name))) {
+        crate::value::fill_in(requests, name, amount.to_string());
+    }
+}
