@@ -134,7 +134,7 @@ impl Connection {
     /// The next message.
     pub async fn receive(&mut self) -> io::Result<(Reply, Vec<OwnedFd>)> {
         loop {
-            if let Some(message) = self.receiver.next()? {
+            if let Some(message) = self.receiver.take()? {
                 return Ok(message);
             }
             let (socket, receiver) = (&self.socket, &mut self.receiver);

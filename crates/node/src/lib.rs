@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod image;
+pub mod pod;
 pub mod shim;
 pub mod spec;

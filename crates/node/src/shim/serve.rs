@@ -151,7 +151,7 @@ impl Shim {
             let Connection { socket: Some(socket), receiver, .. } = connection else { return };
             match receiver.fill(&*socket) {
                 Ok(Received::Bytes) => loop {
-                    match receiver.next::<Request>() {
+                    match receiver.take::<Request>() {
                         Ok(Some(request)) => requests.push(request),
                         Ok(None) => break,
                         Err(_) => {

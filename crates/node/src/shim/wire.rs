@@ -73,7 +73,7 @@ impl Receiver {
     }
 
     /// The next whole message and every descriptor received so far, or `None` while it is incomplete.
-    pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let Some(header) = self.bytes.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*header) as usize;
         if len > MESSAGE_BYTES_MAX {
@@ -103,11 +103,11 @@ mod tests {
         assert_eq!(send_some(&a, &bytes[..3], &[file.as_fd()]).expect("sends"), 3);
         let mut receiver = Receiver::default();
         receiver.fill(&b).expect("receives");
-        assert!(receiver.next::<Reply>().expect("no error").is_none());
+        assert!(receiver.take::<Reply>().expect("no error").is_none());
         assert_eq!(send_some(&a, &bytes[3..], &[]).expect("sends"), bytes.len() - 3);
         let (reply, fds) = loop {
             receiver.fill(&b).expect("receives");
-            if let Some(message) = receiver.next::<Reply>().expect("no error") {
+            if let Some(message) = receiver.take::<Reply>().expect("no error") {
                 break message;
             }
         };
@@ -117,6 +117,6 @@ mod tests {
     #[test]
     fn an_absurd_length_is_refused() {
         let mut receiver = Receiver { bytes: vec![0xff; 8], fds: Vec::new() };
-        assert!(receiver.next::<Reply>().is_err());
+        assert!(receiver.take::<Reply>().is_err());
     }
 }

@@ -1,0 +1,5 @@
+//! One pod on this node: a pure plan and status, and the worker that carries them out.
+
+pub mod model;
+pub mod plan;
+pub mod status;
