@@ -6,8 +6,10 @@
 //! | [`decode`] | JSON and YAML with the errors of Kubernetes' decoder, checks against a type |
 //! | [`patch`] | JSON patch, merge patch, strategic merge patch |
 //! | [`apply`] | server-side apply, managed fields |
+//! | [`openapi`] | OpenAPI v2 and v3 documents |
 
 pub mod apply;
 pub mod decode;
+pub mod openapi;
 pub mod patch;
 pub mod schema;

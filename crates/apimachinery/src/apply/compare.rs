@@ -138,9 +138,8 @@ fn list_difference(list: Items<'_>, old: &[Value], new: &[Value]) -> Difference 
                 let mut child = Difference::default();
                 child.added.member = old.is_empty();
                 child.removed.member = new.is_empty();
-                child.modified.member = !old.is_empty()
-                    && !new.is_empty()
-                    && !(old.len() == new.len() && old.iter().zip(&new).all(|(l, r)| same(l, r)));
+                let equal = old.len() == new.len() && old.iter().zip(&new).all(|(l, r)| same(l, r));
+                child.modified.member = !(child.added.member || child.removed.member || equal);
                 child
             }
         };

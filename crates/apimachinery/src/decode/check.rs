@@ -114,7 +114,7 @@ fn check_base64(text: &str) -> Result<(), String> {
     let bad = data.iter().find(|(_, b)| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
     match bad {
         Some((at, _)) => Err(format!("illegal base64 data at input byte {at}")),
-        None if bytes.len() % 4 == 0 && padding <= 2 => Ok(()),
+        None if bytes.len().is_multiple_of(4) && padding <= 2 => Ok(()),
         None => {
             let at = if padding > 2 { data.len() } else { bytes.len() / 4 * 4 };
             Err(format!("illegal base64 data at input byte {at}"))

@@ -9,7 +9,7 @@ pub(super) struct Identity<'a>(pub Option<&'a str>);
 
 impl Identity<'_> {
     /// The identity of an item; none if it lacks the merge key.
-    pub fn of<'v>(self, item: &'v Value) -> Option<&'v Value> {
+    pub fn of(self, item: &Value) -> Option<&Value> {
         match self.0 {
             None => Some(item),
             Some(key) => item.get(key),
