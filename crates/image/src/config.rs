@@ -196,7 +196,8 @@ impl Document {
         }
         let probe: Probe = parse(bytes, what, "manifest")?;
         if probe.schema_version != 2 {
-            let reason = format!("its manifest has schema version {}, and only 2 is in use today", probe.schema_version);
+            let reason =
+                format!("its manifest has schema version {}, and only 2 is in use today", probe.schema_version);
             return Err(Error::Document { what: what.to_owned(), reason });
         }
         Ok(match probe.manifests {

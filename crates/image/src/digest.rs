@@ -78,21 +78,15 @@ impl From<Digest> for String {
     }
 }
 
-/// Hashes and counts what is read through it.
+/// Hashes what is read through it.
 pub(crate) struct Hashing<R> {
     inner: R,
     hasher: Sha256,
-    bytes: u64,
 }
 
 impl<R: Read> Hashing<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256::new(), bytes: 0 }
-    }
-
-    /// How many bytes came through so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        Self { inner, hasher: Sha256::new() }
     }
 
     /// The digest of what was read.
@@ -105,7 +99,6 @@ impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..read]);
-        self.bytes += read as u64;
         Ok(read)
     }
 }

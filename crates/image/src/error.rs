@@ -33,7 +33,9 @@ pub enum Error {
         name: String,
     },
     /// A running container uses the image.
-    #[error("image {name:?} is in use by a container; stop it first, or use --force to drop the name and keep the layers until then")]
+    #[error(
+        "image {name:?} is in use by a container; stop it first, or use --force to drop the name and keep the layers until then"
+    )]
     InUse {
         /// The name as given.
         name: String,

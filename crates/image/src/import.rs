@@ -47,12 +47,7 @@ impl Images {
             if !data.is_file() {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file")).at("import", outside);
             }
-            let mut header = tar::Header::new_gnu();
-            header.set_size(data.len());
-            header.set_mode(std::os::unix::fs::MetadataExt::mode(&data) & 0o7777);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(0);
+            let mut header = header_of_root(std::os::unix::fs::MetadataExt::mode(&data) & 0o7777, data.len());
             let inside = inside.strip_prefix("/").unwrap_or(inside);
             append(&mut builder, &mut header, inside, &mut source).at("import", outside)?;
         }
@@ -60,6 +55,16 @@ impl Images {
         drop(builder);
         rewound(file).at("read", self.ingest_dir())
     }
+}
+
+fn header_of_root(mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 /// One file, behind the directories it lies in.
@@ -71,10 +76,8 @@ fn append(
 ) -> io::Result<()> {
     let parents: Vec<_> = inside.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
     for parent in parents.into_iter().rev() {
-        let mut directory = tar::Header::new_gnu();
+        let mut directory = header_of_root(0o755, 0);
         directory.set_entry_type(tar::EntryType::Directory);
-        directory.set_mode(0o755);
-        directory.set_size(0);
         builder.append_data(&mut directory, parent, io::empty())?;
     }
     builder.append_data(header, inside, source)

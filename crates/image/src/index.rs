@@ -32,12 +32,9 @@ impl Stamp {
     /// The stamp of the file at `path`; none if there is no such file.
     pub(crate) fn of(path: &Path) -> Result<Option<Self>> {
         match fs::metadata(path) {
-            Ok(data) => Ok(Some(Self {
-                inode: data.ino(),
-                seconds: data.mtime(),
-                nanos: data.mtime_nsec(),
-                size: data.size(),
-            })),
+            Ok(data) => {
+                Ok(Some(Self { inode: data.ino(), seconds: data.mtime(), nanos: data.mtime_nsec(), size: data.size() }))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at("read", path),
         }
@@ -48,8 +45,9 @@ impl Index {
     /// Reads the index; a missing file is an empty index.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| Error::Index { path: path.to_path_buf(), source }),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| Error::Index { path: path.to_path_buf(), source })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).at("read", path),
         }

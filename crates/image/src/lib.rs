@@ -28,27 +28,27 @@
 //! | [`prune`], `in_use` | what may go when space is needed |
 
 pub mod config;
-
+pub mod credentials;
 pub mod digest;
-
+mod download;
 mod error;
 pub mod import;
 mod in_use;
 mod index;
-
+pub mod load;
 mod lock;
 pub mod prune;
 pub mod pull;
 pub mod reference;
-
+mod registry;
 pub mod store;
 pub mod unpack;
 
 pub use config::ImageConfig;
-
+pub use credentials::Credentials;
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use prune::{PrunePolicy, Pruned};
-
+pub use pull::{Progress, PullError, PullErrorKind, PullOptions};
 pub use reference::{ParseReferenceError, Reference};
 pub use store::{Image, Images};

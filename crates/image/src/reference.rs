@@ -148,9 +148,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
 fn split_registry(name: &str) -> (&str, String) {
     let (registry, repository) = match name.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.chars().any(|c| c.is_ascii_uppercase()) =>
+            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) =>
         {
             (if first == "index.docker.io" { DEFAULT_REGISTRY } else { first }, rest)
         }
@@ -274,8 +272,25 @@ mod tests {
     #[test]
     fn what_is_not_a_name_is_refused() {
         for bad in [
-            "", ":", "nginx:", "Nginx", "a//b", "/a", "a/", "a..b", "-a", "a-", "a___b", "localhost:99999/x", "x:-t",
-            "a@sha256:12", "a b", "ex_ample.com/x", "[::1/x", "x:a:b", "é",
+            "",
+            ":",
+            "nginx:",
+            "Nginx",
+            "a//b",
+            "/a",
+            "a/",
+            "a..b",
+            "-a",
+            "a-",
+            "a___b",
+            "localhost:99999/x",
+            "x:-t",
+            "a@sha256:12",
+            "a b",
+            "ex_ample.com/x",
+            "[::1/x",
+            "x:a:b",
+            "é",
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?} was taken");
         }
@@ -284,7 +299,8 @@ mod tests {
 
     #[test]
     fn loopback_registries_are_known() {
-        for (name, expected) in [("localhost:5000/x", true), ("127.3.2.1/x", true), ("[::1]:1/x", true), ("nginx", false)]
+        for (name, expected) in
+            [("localhost:5000/x", true), ("127.3.2.1/x", true), ("[::1]:1/x", true), ("nginx", false)]
         {
             assert_eq!(name.parse::<Reference>().unwrap().is_loopback(), expected, "{name}");
         }

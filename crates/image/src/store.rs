@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigDocument, ImageConfig, Manifest, chain_ids};
+use crate::config::{ConfigDocument, ImageConfig, chain_ids};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Context, Error, Result};
 use crate::index::{Index, Stamp, sync_directory, write_atomically};
@@ -328,11 +328,6 @@ impl Images {
         self.change(|index| index.insert(image))
     }
 
-    /// The stored manifest of an image, with its descriptors.
-    pub(crate) fn manifest(&self, image: &Image) -> Option<Manifest> {
-        serde_json::from_slice(&fs::read(self.blob_path(&image.digest)).ok()?).ok()
-    }
-
     /// When an image was last mounted or added, in seconds since 1970.
     pub(crate) fn last_used(&self, image: &Image) -> i64 {
         fs::metadata(self.blob_path(&image.digest)).map_or(image.added, |data| data.mtime())
@@ -340,7 +335,12 @@ impl Images {
 
     /// All complete layers by folder name.
     pub(crate) fn layers_by_name(&self, index: &Index) -> BTreeMap<String, Digest> {
-        index.images.values().flat_map(|i| &i.layers).map(|chain| (layer_name(chain).to_owned(), chain.clone())).collect()
+        index
+            .images
+            .values()
+            .flat_map(|i| &i.layers)
+            .map(|chain| (layer_name(chain).to_owned(), chain.clone()))
+            .collect()
     }
 }
 

@@ -120,7 +120,6 @@ pub fn unpack(tar: impl Read, root: &Path, lowers: &[PathBuf], limits: &Limits) 
         unpacker.entry(&mut entry)?;
         io::copy(&mut entry, &mut io::sink())?;
     }
-    drop(entries);
     allowance.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     unpacker.finish()
@@ -166,7 +165,11 @@ impl Unpacker {
         let name = Name::parse(&entry.path_bytes())?;
         let attributes = Attributes::of(entry, &name)?;
         let Some((parents, last)) = name.split() else {
-            return if kind.is_dir() { self.root_entry(&attributes) } else { Err(name.refused("it replaces the root")) };
+            return if kind.is_dir() {
+                self.root_entry(&attributes)
+            } else {
+                Err(name.refused("it replaces the root"))
+            };
         };
         if let Some(whiteout) = Whiteout::parse(&name, last)? {
             return self.whiteout(&name, parents, &whiteout);
@@ -325,9 +328,8 @@ impl Unpacker {
         let (parts, target_last) = target.split().ok_or_else(|| name.refused("it links to the root"))?;
         let start = self.root.try_clone().map_err(|e| name.failed(e))?;
         let here = parts.iter().try_fold(start, |at, part| open_directory(&at, part));
-        let linked = here.and_then(|directory| {
-            rustix::fs::linkat(&directory, target_last, parent, last, AtFlags::empty())
-        });
+        let linked =
+            here.and_then(|directory| rustix::fs::linkat(&directory, target_last, parent, last, AtFlags::empty()));
         match linked {
             Ok(()) => Ok(()),
             Err(Errno::NOENT) => self.copy_up(parent, last, target, name),

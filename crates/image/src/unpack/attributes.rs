@@ -7,12 +7,15 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Gid, Mode, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 
-use super::names::Name;
 use super::UnpackError;
+use super::names::Name;
 
 /// The mark by which overlayfs hides all that lies below a directory.
 const OPAQUE: &str = "trusted.overlay.opaque";
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
+
+/// Names and values of extended attributes.
+type Extended = Vec<(CString, Vec<u8>)>;
 
 /// What a file has besides its content.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub(super) struct Attributes {
     group: Gid,
     /// Seconds since 1970.
     pub(super) time: i64,
-    extended: Vec<(CString, Vec<u8>)>,
+    extended: Extended,
 }
 
 impl Attributes {
@@ -53,7 +56,7 @@ impl Attributes {
             mode: stat.st_mode & 0o7777,
             user: Uid::from_raw(stat.st_uid),
             group: Gid::from_raw(stat.st_gid),
-            time: stat.st_mtime as i64,
+            time: stat.st_mtime,
             extended: Vec::new(),
         }
     }
@@ -93,9 +96,7 @@ impl Attributes {
 /// The extended attributes that are passed on, and the time if it is given with fractions.
 ///
 /// `trusted.*` stays out: overlayfs takes instructions from there. Others belong to the host.
-fn extended<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-) -> std::result::Result<(Vec<(CString, Vec<u8>)>, Option<i64>), UnpackError> {
+fn extended<R: Read>(entry: &mut tar::Entry<'_, R>) -> std::result::Result<(Extended, Option<i64>), UnpackError> {
     let mut found = Vec::new();
     let mut time = None;
     let Some(extensions) = entry.pax_extensions()? else { return Ok((found, time)) };
