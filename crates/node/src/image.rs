@@ -35,15 +35,17 @@ pub struct PodImage {
     pub layers: Vec<PathBuf>,
     /// Bytes on disk.
     pub size: u64,
+    /// It was loaded by hand, not pulled.
+    pub loaded_by_hand: bool,
 }
 
-/// A user name and password for a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
+/// Logins of an image pull secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PullSecret {
+    /// Of type `kubernetes.io/dockerconfigjson`.
+    Config(Vec<u8>),
+    /// Of type `kubernetes.io/dockercfg`.
+    Cfg(Vec<u8>),
 }
 
 /// Why an image is not to be had.
@@ -58,8 +60,16 @@ pub enum ImageError {
         reason: String,
     },
     /// The registry could not be reached, refused, or does not have it.
+    #[error("{message}")]
+    Pull {
+        /// What happened and what to do.
+        message: String,
+        /// Whether an image of that name that was loaded by hand may serve instead.
+        local_may_serve: bool,
+    },
+    /// The store on this machine.
     #[error("{0}")]
-    Pull(String),
+    Store(String),
 }
 
 /// An image store.
@@ -68,11 +78,8 @@ pub trait ImageSource: Send + Sync + 'static {
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<PodImage>, ImageError>>;
 
     /// Fetches the image from its registry.
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        credentials: &'a [Credentials],
-    ) -> BoxFuture<'a, Result<PodImage, ImageError>>;
+    fn pull<'a>(&'a self, reference: &'a str, secrets: &'a [PullSecret])
+    -> BoxFuture<'a, Result<PodImage, ImageError>>;
 
     /// Removes images that none of `used` (image ids) needs, when space runs short.
     fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()>;

@@ -1,7 +1,10 @@
 //! The node agent: pod state machine, shim, containers, volumes, probes, logs, exec.
 
+pub mod adapters;
 pub mod client;
 pub mod image;
+pub mod network;
 pub mod pod;
 pub mod shim;
 pub mod spec;
+pub mod volumes;

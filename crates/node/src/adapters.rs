@@ -1,0 +1,137 @@
+//! This workspace's image store and pod network, as the node uses them.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::PodSpec;
+use mycelium_image::{Credentials, Image, Images, PrunePolicy, PullErrorKind, PullOptions};
+use mycelium_net::Network;
+
+use crate::image::{ImageConfig, ImageError, ImageSource, PodImage, PullSecret};
+use crate::network::PodNetwork;
+
+/// Images are removed when the disk is fuller than this, in percent, …
+const DISK_HIGH_PERCENT: u8 = 85;
+/// … until it is at this.
+const DISK_LOW_PERCENT: u8 = 80;
+/// An image that was used less than this ago stays.
+const IMAGE_AGE_MIN: Duration = Duration::from_secs(120);
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn to_pod_image(images: &Images, reference: &str, image: &Image) -> Result<PodImage, ImageError> {
+    let layers = images.lowerdirs(image).map_err(|e| ImageError::Store(chain(&e)))?;
+    let named = mycelium_image::Reference::from_str_lenient(reference);
+    let name = named.or_else(|| image.tags.first().cloned()).unwrap_or_else(|| image.name());
+    let config = ImageConfig {
+        entrypoint: image.config.entrypoint.clone(),
+        cmd: image.config.cmd.clone(),
+        env: image.config.env.clone(),
+        user: image.config.user.clone(),
+        working_dir: image.config.working_dir.clone(),
+        stop_signal: image.config.stop_signal.clone().unwrap_or_default(),
+    };
+    let id = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string());
+    Ok(PodImage { id, name, config, layers, size: image.size, loaded_by_hand: image.loaded_by_hand })
+}
+
+/// Full names, where a short one was given.
+trait Lenient {
+    fn from_str_lenient(text: &str) -> Option<String>;
+}
+
+impl Lenient for mycelium_image::Reference {
+    fn from_str_lenient(text: &str) -> Option<String> {
+        text.parse::<Self>().ok().map(|reference| reference.to_string())
+    }
+}
+
+impl ImageSource for Images {
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<PodImage>, ImageError>> {
+        Box::pin(async move {
+            let invalid = |error: mycelium_image::Error| match error {
+                mycelium_image::Error::Reference(e) => {
+                    ImageError::InvalidName { reference: reference.to_owned(), reason: chain(&e) }
+                }
+                other => ImageError::Store(chain(&other)),
+            };
+            // A look into a small file and a few folders: not worth another thread.
+            Images::resolve(self, reference).map_err(invalid)?.map(|i| to_pod_image(self, reference, &i)).transpose()
+        })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        secrets: &'a [PullSecret],
+    ) -> BoxFuture<'a, Result<PodImage, ImageError>> {
+        Box::pin(async move {
+            let mut credentials = Credentials::none();
+            for secret in secrets {
+                // A secret that is not understood is as good as none; the registry then says what it wants.
+                let _ = match secret {
+                    PullSecret::Config(json) => credentials.add_docker_config(json),
+                    PullSecret::Cfg(json) => credentials.add_docker_cfg(json),
+                };
+            }
+            let options = PullOptions { credentials, ..PullOptions::default() };
+            let image = Images::pull(self, reference, options).await.map_err(|error| match error.kind {
+                PullErrorKind::InvalidName => {
+                    ImageError::InvalidName { reference: reference.to_owned(), reason: error.to_string() }
+                }
+                _ => ImageError::Pull { message: error.to_string(), local_may_serve: error.allows_local() },
+            })?;
+            to_pod_image(self, reference, &image)
+        })
+    }
+
+    fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()> {
+        let (images, keep) = (self.clone(), used.iter().cloned().collect::<BTreeSet<_>>());
+        Box::pin(async move {
+            let policy = PrunePolicy::DiskPressure {
+                high_percent: DISK_HIGH_PERCENT,
+                low_percent: DISK_LOW_PERCENT,
+                min_age: IMAGE_AGE_MIN,
+            };
+            let pruned = tokio::task::spawn_blocking(move || images.prune(&keep, policy)).await;
+            match pruned {
+                Ok(Ok(pruned)) if !pruned.images.is_empty() => {
+                    tracing::info!(images = pruned.images.len(), bytes = pruned.bytes, "removed unused images");
+                }
+                Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot remove unused images"),
+                _ => {}
+            }
+        })
+    }
+}
+
+impl PodNetwork for Network {
+    fn attach<'a>(&'a self, uid: &'a str, namespace: &'a Path) -> BoxFuture<'a, Result<Vec<String>, String>> {
+        Box::pin(async move {
+            let namespace = File::open(namespace).map(OwnedFd::from).map_err(|e| e.to_string())?;
+            let pod = self.attach_pod(namespace, uid).await.map_err(|e| chain(&e))?;
+            Ok(vec![pod.ip.to_string()])
+        })
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.detach_pod(uid).await.map_err(|e| chain(&e)) })
+    }
+
+    fn resolv_conf(&self, namespace: &str, spec: &PodSpec) -> String {
+        let host_network = spec.host_network == Some(true);
+        Network::resolv_conf(self, namespace, host_network, spec.dns_policy.as_deref(), spec.dns_config.as_ref())
+    }
+}
