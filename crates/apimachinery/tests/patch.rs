@@ -155,6 +155,8 @@ fn anything() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_diff_leads_where_it_should(old in pod(), new in pod()) {
         let ty = types().for_gvk("", "v1", "Pod").expect("known");

@@ -133,7 +133,8 @@ impl<'a> Context<'a> {
         force: bool,
     ) -> Result<Taken, Conflicts> {
         let last = managers.remove(id);
-        let set = self.owned(&fields_of(self.ty, config));
+        // Fields without an owner count until the end: they keep `metadata` from being taken for abandoned.
+        let set = fields_of(self.ty, config).recursive_difference(&self.ignored);
         let time = last.as_ref().and_then(|owned| owned.time.clone());
         managers.insert(id.clone(), Owned { set, api_version: version.to_owned(), time });
         let mut object = merge(self.ty, live, config);
@@ -142,6 +143,10 @@ impl<'a> Context<'a> {
         }
         let changes = compare(self.ty, live, &object).without(&self.ignored);
         take(&changes, &mut managers, id, force)?;
+        if let Some(mine) = managers.get_mut(id) {
+            mine.set = self.owned(&mine.set);
+        }
+        managers.retain(|_, owned| !owned.set.is_empty());
         Ok(Taken { object, managers })
     }
 
