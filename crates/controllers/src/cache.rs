@@ -12,18 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Client, Resource};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-/// A watch that is older than this is taken for dead. The server ends it after 290 s.
-const WATCH_LIMIT: Duration = Duration::from_secs(310);
-/// Objects per page of a list.
-const PAGE: u32 = 500;
+use crate::stream::{Item, Sink, Source};
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,81 +222,61 @@ impl<K: Object> Cache<K> {
         self.synced.send_replace(true);
     }
 
-    fn source(&self, client: &Client, namespace: Option<&str>) -> Source<K> {
-        let request = kube::core::Request::new(K::url_path(&(), namespace));
-        Source { request, client: client.clone(), fields: self.scope.fields.clone(), kind: PhantomData }
+    fn source(&self, client: &Client, namespace: Option<&str>) -> Source<Whole<K>> {
+        Source {
+            client: client.clone(),
+            request: kube::core::Request::new(K::url_path(&(), namespace)),
+            fields: self.scope.fields.clone(),
+            metadata_only: false,
+            item: PhantomData,
+        }
     }
 
     /// Reads the objects of one namespace from the server, for when it is unknown whether a write was applied.
     pub async fn refresh(&self, client: &Client, namespace: &str) -> Result<(), kube::Error> {
         let (items, _) = self.source(client, Some(namespace)).list().await?;
-        items.into_iter().for_each(|item| self.observe(item));
+        items.into_iter().for_each(|item| self.observe(item.0));
         Ok(())
     }
 
     /// Keeps the cache in step with the server, for ever.
     pub async fn follow(self, client: Client) {
-        let source = self.source(&client, self.scope.namespace.as_deref());
-        let mut failures = 0;
-        loop {
-            match source.list().await {
-                Ok((items, at)) => {
-                    failures = 0;
-                    self.replace(items, at);
-                    self.watch(&source, at).await;
-                }
-                Err(error) => {
-                    tracing::debug!(kind = %K::kind(&()), %error, "list failed");
-                    pause(failures).await;
-                    failures += 1;
-                }
-            }
-        }
+        self.source(&client, self.scope.namespace.as_deref()).follow(&self).await;
+    }
+}
+
+/// A whole object, as lists and watches bring it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent, bound = "K: DeserializeOwned")]
+struct Whole<K>(K);
+
+impl<K: Object> Item for Whole<K> {
+    fn revision(&self) -> u64 {
+        revision(&self.0)
     }
 
-    /// Watches from a revision until the server no longer has it.
-    async fn watch(&self, source: &Source<K>, from: u64) {
-        let mut at = from;
-        let mut failures = 0;
-        loop {
-            let before = at;
-            match self.watch_once(source, &mut at).await {
-                Ok(()) => {}
-                Err(End::Expired) => return,
-                Err(End::Failed(error)) => tracing::debug!(kind = %K::kind(&()), %error, "watch failed"),
-            }
-            if at > before {
-                failures = 0;
-            } else {
-                pause(failures).await;
-                failures += 1;
-            }
-        }
+    fn slim(&mut self) {
+        self.0.meta_mut().managed_fields = None;
+    }
+}
+
+impl<K: Object> Sink<Whole<K>> for Cache<K> {
+    fn listed(&self, items: Vec<Whole<K>>, at: u64) {
+        self.replace(items.into_iter().map(|item| item.0).collect(), at);
     }
 
-    async fn watch_once(&self, source: &Source<K>, at: &mut u64) -> Result<(), End> {
-        let deadline = tokio::time::Instant::now() + WATCH_LIMIT;
-        let opening = tokio::time::timeout_at(deadline, source.watch(*at)).await;
-        let mut events = std::pin::pin!(opening.map_err(|_| End::Failed("no answer".into()))??);
-        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.next()).await {
-            let change = match event? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    *at = (*at).max(revision(&object));
-                    self.lock().watched(*at, |state| state.put(object))
-                }
-                WatchEvent::Deleted(object) => {
-                    *at = (*at).max(revision(&object));
-                    self.lock().watched(*at, |state| state.deleted(&object))
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    *at = (*at).max(bookmark.metadata.resource_version.parse().unwrap_or(0));
-                    self.lock().watched(*at, |_| None)
-                }
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
-            };
-            self.notify(change);
-        }
-        Ok(())
+    fn changed(&self, item: Whole<K>, at: u64) {
+        let change = self.lock().watched(at, |state| state.put(item.0));
+        self.notify(change);
+    }
+
+    fn deleted(&self, item: Whole<K>, at: u64) {
+        let change = self.lock().watched(at, |state| state.deleted(&item.0));
+        self.notify(change);
+    }
+
+    fn passed(&self, at: u64) {
+        self.lock().watched(at, |_| None);
     }
 }
 
@@ -367,66 +342,9 @@ impl<K: Object> State<K> {
     }
 }
 
-/// Where a cache reads from.
-struct Source<K> {
-    request: kube::core::Request,
-    client: Client,
-    fields: Option<String>,
-    kind: PhantomData<fn() -> K>,
-}
-
-impl<K: Object> Source<K> {
-    /// The whole list, page by page, and the revision it shows.
-    async fn list(&self) -> Result<(Vec<K>, u64), kube::Error> {
-        let mut params = ListParams { field_selector: self.fields.clone(), ..ListParams::default() }.limit(PAGE);
-        let mut items = Vec::new();
-        let mut at = None;
-        loop {
-            let request = self.request.list(&params).map_err(kube::Error::BuildRequest)?;
-            let page = self.client.request::<kube::core::ObjectList<K>>(request).await?;
-            at = at.or(page.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()));
-            items.extend(page.items.into_iter().map(|mut item| {
-                item.meta_mut().managed_fields = None;
-                item
-            }));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => return Ok((items, at.unwrap_or(0))),
-            }
-        }
-    }
-
-    async fn watch(&self, from: u64) -> Result<impl Stream<Item = Result<WatchEvent<K>, kube::Error>> + use<K>, End> {
-        let params = WatchParams { field_selector: self.fields.clone(), ..WatchParams::default() };
-        let request = self.request.watch(&params, &from.to_string()).map_err(kube::Error::BuildRequest)?;
-        Ok(self.client.request_events(request).await?)
-    }
-}
-
-/// Why a watch ended early.
-enum End {
-    /// The server no longer has the revision: list anew.
-    Expired,
-    Failed(String),
-}
-
-impl From<kube::Error> for End {
-    fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) if status.code == 410 => Self::Expired,
-            error => Self::Failed(error.to_string()),
-        }
-    }
-}
-
 /// The revision of an object; 0 if it has none.
 pub fn revision(object: &impl Resource) -> u64 {
     object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-/// Waits before a retry: 50 ms, doubled per failure, at most 5 s.
-async fn pause(failures: u32) {
-    tokio::time::sleep(Duration::from_millis(50 << failures.min(7)).min(Duration::from_secs(5))).await;
 }
 
 #[cfg(test)]

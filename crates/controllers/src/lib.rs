@@ -8,13 +8,20 @@ pub mod cache;
 mod claim;
 mod context;
 pub mod deployment;
+pub mod discovery;
 pub mod endpoints;
 pub mod events;
+pub mod garbage;
 pub mod labels;
+pub mod namespace;
+pub mod node_lifecycle;
 pub mod objects;
+pub mod pod_gc;
 pub mod queue;
 pub mod replicaset;
 pub mod scheduler;
+pub mod service_account;
+pub mod stream;
 pub mod write;
 
 use kube::Client;
@@ -42,7 +49,11 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(replicaset::start(&context));
     tasks.spawn(deployment::start(&context));
     tasks.spawn(endpoints::start(&context));
-    let _ = options;
+    tasks.spawn(namespace::start(&context));
+    tasks.spawn(garbage::start(&context));
+    tasks.spawn(service_account::start(&context, options.root_ca));
+    tasks.spawn(node_lifecycle::start(&context));
+    tasks.spawn(pod_gc::start(&context));
     context.caches.start(&client, &mut tasks);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

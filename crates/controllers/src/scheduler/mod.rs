@@ -34,6 +34,7 @@ use crate::objects::{is_terminal, node_name, pod_condition, seconds};
 use crate::write::{Error, Part, Writer};
 use backlog::Backlog;
 use plan::Board;
+pub use pod::tolerates;
 pub use why::Unfit;
 
 const COMPONENT: &str = "default-scheduler";

@@ -1,0 +1,188 @@
+//! Lost nodes: told from live ones by their leases, marked and tainted; their pods leave when their patience ends.
+
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cache::Key;
+use crate::context::Context;
+use crate::events::Type;
+use crate::objects::{is_ready, name, seconds};
+use crate::write::{Delete, Error, Part};
+use plan::Stay;
+
+const COMPONENT: &str = "node-controller";
+const EVICTOR: &str = "taint-eviction-controller";
+const EVERY: Duration = Duration::from_secs(5);
+const LEASES: &str = "kube-node-lease";
+
+/// What was last heard of a node, and when. Only that it changed counts, not what its clock says.
+struct Heard {
+    sign: (Option<MicroTime>, Option<Time>),
+    at: Instant,
+}
+
+/// Returns the controller's work.
+pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let changed = Arc::new(Notify::new());
+    let wake = changed.clone();
+    context.caches.nodes.subscribe(move |change| {
+        let looks = |node: &Option<Arc<Node>>| {
+            node.as_ref().map(|node| (node.spec.clone(), plan::readiness(node).map(str::to_owned)))
+        };
+        if looks(&change.old) != looks(&change.new) {
+            wake.notify_one();
+        }
+    });
+    let context = context.clone();
+    async move {
+        context.caches.synced().await;
+        let mut heard = BTreeMap::new();
+        loop {
+            listen(&context, &mut heard);
+            if let Err(error) = look(&context, &heard).await {
+                tracing::debug!(error = error.message(), "node not brought up to date, will be tried again");
+            }
+            tokio::select! {
+                biased;
+                () = changed.notified() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Takes note of which nodes have given a sign since the last look.
+fn listen(context: &Context, heard: &mut BTreeMap<String, Heard>) {
+    let now = Instant::now();
+    let nodes = context.caches.nodes.all();
+    heard.retain(|known, _| nodes.iter().any(|node| name(&node.metadata) == known));
+    for node in &nodes {
+        let node_name = name(&node.metadata).to_owned();
+        let lease = context.caches.leases.get(&Key::new(LEASES, node_name.clone()));
+        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.clone());
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let beat = conditions.filter(|c| c.type_ == "Ready").find_map(|c| c.last_heartbeat_time.clone());
+        let sign = (renewed, beat);
+        match heard.get_mut(&node_name) {
+            Some(last) if last.sign == sign => {}
+            _ => {
+                heard.insert(node_name, Heard { sign, at: now });
+            }
+        }
+    }
+}
+
+async fn look(context: &Context, heard: &BTreeMap<String, Heard>) -> Result<(), Error> {
+    let now = Instant::now();
+    let silence =
+        |node: &Node| heard.get(name(&node.metadata)).map_or(Duration::ZERO, |last| now.duration_since(last.at));
+    let nodes = context.caches.nodes.all();
+    let any_healthy = nodes.iter().any(|node| plan::is_healthy(node, silence(node)));
+    let mut result = Ok(());
+    for node in nodes {
+        let silent = silence(&node);
+        // One node that cannot be written must not keep the others from being looked after.
+        if let Err(error) = tend(context, node, silent, any_healthy).await {
+            result = Err(error);
+        }
+    }
+    result
+}
+
+async fn tend(context: &Context, node: Arc<Node>, silence: Duration, any_healthy: bool) -> Result<(), Error> {
+    let cache = &context.caches.nodes;
+    let now = context.env.now();
+    let mut node = node.as_ref().clone();
+    if let Some(conditions) = plan::conditions(&node, silence, now) {
+        let was_ready = plan::readiness(&node) == Some("True");
+        let mut lost = node.clone();
+        lost.status.get_or_insert_default().conditions = Some(conditions);
+        node = context.writer.update(cache, &node, &lost, Part::Status).await?;
+        if was_ready {
+            let message = format!("Node {} status is now: NodeNotReady", name(&node.metadata));
+            context.tell(&node, Type::Normal, "NodeNotReady", message, COMPONENT);
+        }
+    }
+    if let Some(taints) = plan::taints(&node, any_healthy, now) {
+        let mut tainted = node.clone();
+        tainted.spec.get_or_insert_default().taints = (!taints.is_empty()).then_some(taints);
+        node = context.writer.update(cache, &node, &tainted, Part::Main).await?;
+    }
+    let pods = context.caches.pods.by_index(&format!("node:{}", name(&node.metadata)));
+    if plan::readiness(&node) == Some("Unknown") {
+        for pod in pods.iter().filter(|pod| is_ready(pod)) {
+            mark_unready(context, pod, now).await?;
+        }
+    }
+    evict(context, &pods, node.spec.and_then(|spec| spec.taints).unwrap_or_default(), now).await
+}
+
+fn set_condition(pod: &Pod, condition: PodCondition) -> Pod {
+    let mut updated = pod.clone();
+    let conditions = updated.status.get_or_insert_default().conditions.get_or_insert_default();
+    match conditions.iter_mut().find(|held| held.type_ == condition.type_) {
+        Some(held) => *held = condition,
+        None => conditions.push(condition),
+    }
+    updated
+}
+
+async fn mark_unready(context: &Context, pod: &Pod, now: Timestamp) -> Result<(), Error> {
+    let condition = PodCondition {
+        type_: "Ready".into(),
+        status: "False".into(),
+        reason: Some("NodeNotReady".into()),
+        last_transition_time: Some(seconds(now)),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    };
+    let marked = set_condition(pod, condition);
+    match context.writer.update(&context.caches.pods, pod, &marked, Part::Status).await {
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        other => {
+            other?;
+            context.tell(pod, Type::Warning, "NodeNotReady", "Node is not ready".into(), COMPONENT);
+            Ok(())
+        }
+    }
+}
+
+async fn evict(context: &Context, pods: &[Arc<Pod>], taints: Vec<Taint>, now: Timestamp) -> Result<(), Error> {
+    for pod in pods {
+        if !matches!(plan::stay(pod, &taints), Stay::Until(at) if at <= now) {
+            continue;
+        }
+        context.tell(
+            pod.as_ref(),
+            Type::Normal,
+            "TaintManagerEviction",
+            format!("Marking for deletion Pod {}", Key::of(pod.as_ref())),
+            EVICTOR,
+        );
+        let condition = PodCondition {
+            type_: "DisruptionTarget".into(),
+            status: "True".into(),
+            reason: Some("DeletionByTaintManager".into()),
+            message: Some("Taint manager: deleting due to NoExecute taint".into()),
+            last_transition_time: Some(seconds(now)),
+            observed_generation: pod.metadata.generation,
+            ..PodCondition::default()
+        };
+        let marked = set_condition(pod, condition);
+        match context.writer.update(&context.caches.pods, pod.as_ref(), &marked, Part::Status).await {
+            Err(error) if error.is_not_found() => continue,
+            other => other?,
+        };
+        context.writer.delete(&context.caches.pods, pod.as_ref(), Delete::default()).await?;
+    }
+    Ok(())
+}
