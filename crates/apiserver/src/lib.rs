@@ -1,1 +1,46 @@
-//! The Kubernetes API server: discovery, CRUD, watch, patch, authentication and authorisation
+//! The Kubernetes API server: discovery, OpenAPI, CRUD, watch, patches, authentication and authorisation.
+//!
+//! It knows resources from one table and imports no controller. Objects lie in the store as JSON that goes out to
+//! clients as it is; see [`codec`]. Clients reach it over TLS ([`ApiServer::serve`]) or in process
+//! ([`ApiServer::client_service`]).
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`server`] | the shared parts, and the way of a request |
+//! | [`serve`] | TLS connections and the in-process service |
+//! | [`route`], [`request`], [`media`] | from path, method and headers to a handler |
+//! | [`authn`], [`auth`], [`pki`] | who asks, and may they; keys and certificates |
+//! | [`resources`], [`discovery`], [`openapi`] | what there is |
+//! | [`read`] | get, list, watch, tables |
+//! | [`write`] | create, update, patch, delete, admission, allocation |
+//! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
+//! | [`error`], [`answer`], [`body`], [`codec`], [`metrics`] | tools |
+
+pub mod answer;
+pub mod auth;
+pub mod authn;
+pub mod body;
+mod bootstrap;
+pub mod codec;
+pub mod discovery;
+pub mod error;
+pub mod media;
+pub mod metrics;
+pub mod openapi;
+pub mod pki;
+pub mod proxy;
+pub mod read;
+pub mod request;
+pub mod resources;
+pub mod review;
+pub mod route;
+pub mod serve;
+pub mod server;
+pub mod streams;
+pub mod write;
+
+pub use auth::Identity;
+pub use body::Body;
+pub use error::ApiError;
+pub use pki::{CertKey, Pki, PkiError};
+pub use server::{ApiServer, Config, NodeService};

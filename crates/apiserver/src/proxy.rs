@@ -1,0 +1,106 @@
+//! `pods/<name>/proxy` and `services/<name>/proxy`: plain HTTP to a pod.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::uri::Authority;
+use http::{Request, Response, Uri, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::body::{self, Body, BoxError};
+use crate::codec;
+use crate::error::ApiError;
+use crate::request::ResourcePath;
+use crate::server::Inner;
+
+/// Forwards a request to the pod, or to one ready pod of the service.
+pub async fn forward(
+    server: &Arc<Inner>,
+    path: &ResourcePath,
+    object: &Value,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let authority =
+        if path.resource == "pods" { pod_address(path, object) } else { service_address(server, path, object) }?;
+    let rest = with_slash(request.uri().path(), path);
+    let target = match request.uri().query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest,
+    };
+    request.headers_mut().remove(header::AUTHORIZATION);
+    let host: Authority = authority.parse().map_err(|_| ApiError::bad("invalid address"))?;
+    if let Ok(value) = http::HeaderValue::from_str(host.as_str()) {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    *request.uri_mut() = target.parse::<Uri>().map_err(|e| ApiError::bad(e.to_string()))?;
+    *request.version_mut() = http::Version::HTTP_11;
+    send(authority.clone(), request)
+        .await
+        .map_err(|e| ApiError::Unavailable(format!("error trying to reach service: dial tcp {authority}: {e}")))
+}
+
+fn send(authority: String, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, BoxError>> {
+    Box::pin(async move {
+        let stream = TcpStream::connect(&authority).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender.send_request(request).await?.map(body::boxed))
+    })
+}
+
+/// What follows `/proxy`, as the client wrote it.
+fn with_slash(full: &str, path: &ResourcePath) -> String {
+    let marker = format!("/{}/proxy", path.name);
+    let encoded = full.find("/proxy").map(|at| &full[at + "/proxy".len()..]);
+    let rest = full.split_once(&marker).map(|(_, rest)| rest).or(encoded).unwrap_or_default();
+    if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") }
+}
+
+fn pod_address(path: &ResourcePath, pod: &Value) -> Result<String, ApiError> {
+    let port = path.name.split_once(':').map(|(_, port)| port.to_owned());
+    let port = port.or_else(|| {
+        let containers = pod["spec"]["containers"].as_array()?;
+        containers.iter().find_map(|c| c["ports"][0]["containerPort"].as_i64()).map(|p| p.to_string())
+    });
+    let address = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
+    let address = address.ok_or_else(|| ApiError::bad("address not allowed"))?;
+    Ok(format!("{address}:{}", port.as_deref().unwrap_or("80")))
+}
+
+fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Result<String, ApiError> {
+    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+    let wanted = path.name.split(':').nth(1).unwrap_or_default();
+    let none = || ApiError::Unavailable(format!("no endpoints available for service {:?}", path.name));
+    let ports = service["spec"]["ports"].as_array().ok_or_else(none)?;
+    let chosen = ports.iter().find(|p| wanted.is_empty() || p["name"] == wanted || p["port"].to_string() == wanted);
+    let port_name = chosen.ok_or_else(none)?["name"].as_str().unwrap_or_default();
+    let prefix = format!("/registry/discovery.k8s.io/endpointslices/{}/", path.namespace);
+    let page = server.store.range(&prefix, None, 0, None).map_err(ApiError::internal)?;
+    for entry in page.entries {
+        let slice = codec::parse_entry(&entry)?;
+        if slice["metadata"]["labels"]["kubernetes.io/service-name"] != name {
+            continue;
+        }
+        let ports = slice["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let port = ports.iter().find(|p| p["name"].as_str().unwrap_or_default() == port_name);
+        let endpoints = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ready = endpoints.iter().find(|e| e["conditions"]["ready"].as_bool().unwrap_or(true));
+        if let (Some(port), Some(ready)) = (port.and_then(|p| p["port"].as_i64()), ready)
+            && let Some(address) = ready["addresses"][0].as_str()
+        {
+            return Ok(format!("{address}:{port}"));
+        }
+    }
+    Err(none())
+}
+
+/// The object name in `[scheme:]name[:port]`, as proxies take it.
+pub fn object_name(name: &str) -> &str {
+    let parts: Vec<&str> = name.split(':').collect();
+    match parts[..] {
+        [_, name, _] => name,
+        _ => parts[0],
+    }
+}

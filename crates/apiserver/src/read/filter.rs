@@ -1,0 +1,105 @@
+//! Label and field selectors of a list or watch.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use mycelium_api::selector::{FieldSelector, Selector};
+use mycelium_store::Revision;
+use serde_json::Value;
+
+use crate::codec;
+use crate::error::ApiError;
+use crate::request::Query;
+use crate::resources::Resource;
+
+/// Which objects a request is about.
+pub struct Filter {
+    labels: Selector,
+    fields: FieldSelector,
+    name: Option<String>,
+    resource: Arc<Resource>,
+}
+
+impl Filter {
+    /// The selectors of a query, plus the name of a single-object watch.
+    pub fn new(resource: &Arc<Resource>, query: &Query, name: &str) -> Result<Self, ApiError> {
+        let labels = Selector::parse(query.get("labelSelector").unwrap_or(""))
+            .map_err(|e| ApiError::bad(format!("unable to parse requirement: {e}")))?;
+        let mut fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or("")).map_err(|e| ApiError::bad(e.to_string()))?;
+        if let Some(refused) = fields.0.iter().find_map(|r| resource.behaviour.field_label_error(&r.path)) {
+            return Err(ApiError::BadRequest(refused));
+        }
+        let exact = fields.exact("metadata.name").map(str::to_owned);
+        if exact.is_some() {
+            fields.0.retain(|r| r.path != "metadata.name" || Some(&r.value) != exact.as_ref());
+        }
+        let name = if name.is_empty() { exact } else { Some(name.to_owned()) };
+        Ok(Self { labels, fields, name, resource: resource.clone() })
+    }
+
+    /// Whether every object passes.
+    pub fn is_all(&self) -> bool {
+        self.name.is_none() && !self.needs_object()
+    }
+
+    /// Whether the object itself has to be looked at, rather than only its key.
+    pub fn needs_object(&self) -> bool {
+        !self.labels.is_empty() || !self.fields.is_empty()
+    }
+
+    /// The one name that passes, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Whether the name in a key passes.
+    pub fn passes_key(&self, key: &str) -> bool {
+        self.name.as_deref().is_none_or(|name| key.rsplit('/').next() == Some(name))
+    }
+
+    /// Whether a parsed object passes the selectors.
+    pub fn passes(&self, object: &Value) -> bool {
+        self.labels.matches_value(&object["metadata"]["labels"])
+            && self.fields.matches(|path| self.resource.behaviour.selectable_fields(object, path))
+    }
+}
+
+/// Recently parsed values, so that watchers of the same events share the work.
+#[derive(Default)]
+pub struct Parsed {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    values: BTreeMap<(Revision, Arc<str>), Arc<Value>>,
+    order: VecDeque<(Revision, Arc<str>)>,
+}
+
+const PARSED_MAX: usize = 128;
+
+impl Parsed {
+    /// The object a value holds, as of a revision.
+    pub fn get(&self, key: &Arc<str>, value: &Bytes, revision: Revision) -> Result<Arc<Value>, ApiError> {
+        let id = (revision, key.clone());
+        {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(object) = inner.values.get(&id) {
+                return Ok(object.clone());
+            }
+        }
+        let object = Arc::new(codec::parse(value, revision)?);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.values.insert(id.clone(), object.clone()).is_none() {
+            inner.order.push_back(id);
+        }
+        if inner.order.len() > PARSED_MAX
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.values.remove(&oldest);
+        }
+        Ok(object)
+    }
+}

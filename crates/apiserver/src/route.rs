@@ -1,0 +1,205 @@
+//! From path and method to the code that answers.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use serde_json::json;
+
+use crate::answer as reply;
+use crate::auth::Identity;
+use crate::auth::rbac::Attributes;
+use crate::body::Body;
+use crate::error::{ApiError, Subject};
+use crate::media::Accept;
+use crate::request::{self, Query, ResourcePath};
+use crate::resources::Resource;
+use crate::server::Inner;
+use crate::{authn, discovery, openapi, read, review, streams, write};
+
+/// A request about a resource, as its handler sees it.
+pub struct Context<'a> {
+    /// The server.
+    pub server: &'a Arc<Inner>,
+    /// Who asks.
+    pub who: &'a Identity,
+    /// The resource.
+    pub resource: &'a Arc<Resource>,
+    /// Path parts.
+    pub path: &'a ResourcePath,
+    /// Query parameters.
+    pub query: &'a Query,
+    /// Request headers.
+    pub headers: &'a HeaderMap,
+    /// In which form to answer.
+    pub accept: Accept,
+}
+
+impl Context<'_> {
+    /// The object the request names.
+    pub fn subject(&self) -> Subject {
+        self.subject_named(&self.path.name)
+    }
+
+    /// An object of the resource.
+    pub fn subject_named(&self, name: &str) -> Subject {
+        Subject::new(self.resource.group(), self.resource.name(), name)
+    }
+
+    /// The key of the object the request names.
+    pub fn key(&self) -> String {
+        self.resource.key(&self.path.namespace, &self.path.name)
+    }
+
+    /// Whether the path names a subresource.
+    pub fn subresource(&self) -> Option<&str> {
+        (!self.path.subresource.is_empty()).then_some(self.path.subresource.as_str())
+    }
+}
+
+/// Answers a request.
+pub fn dispatch(
+    server: &Arc<Inner>,
+    request: Request<Body>,
+    who: Identity,
+) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
+    Box::pin(answer(server, request, who))
+}
+
+async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> Result<Response<Body>, ApiError> {
+    let who = authn::authenticate(server, request.headers(), who)?;
+    let who = authn::impersonate(server, request.headers(), who)?;
+    let Some(path) = request::parse_path(request.uri().path()) else {
+        return other(server, &request, &who);
+    };
+    let query = Query::parse(request.uri().query());
+    let watch = path.watch || query.flag("watch");
+    let verb = verb_of(request.method(), &path, watch)?;
+    authorize(server, &who, &attributes(verb, &path))?;
+    let resource = server.table.get(&path.group, &path.version, &path.resource).ok_or(ApiError::NoSuchPath)?;
+    if resource.namespaced() && path.namespace.is_empty() && !path.name.is_empty()
+        || !resource.namespaced() && !path.namespace.is_empty()
+    {
+        return Err(ApiError::NoSuchPath);
+    }
+    allowed(resource, &path, verb)?;
+    if streams::is_stream(&path) {
+        return streams::forward(server, resource, &path, request).await;
+    }
+    let accept = Accept::parse(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let cx = Context { server, who: &who, resource, path: &path, query: &query, headers: &parts.headers, accept };
+    match verb {
+        "get" => read::get::get(&cx),
+        "list" => read::list::list(&cx),
+        "watch" => read::watch::watch(&cx),
+        _ => {
+            let body = crate::body::read(body).await?;
+            mutate(&cx, verb, body).await
+        }
+    }
+}
+
+async fn mutate(cx: &Context<'_>, verb: &str, body: bytes::Bytes) -> Result<Response<Body>, ApiError> {
+    if !cx.resource.stored() {
+        return review::create(cx, &body).await;
+    }
+    match (verb, cx.path.subresource.as_str()) {
+        ("create", "") if cx.path.name.is_empty() => write::create::create(cx, &body).await,
+        ("create", "binding") => write::pods::bind(cx, &body).await,
+        ("create", "eviction") => write::pods::evict(cx, &body).await,
+        ("create", "token") => review::token_request(cx, &body),
+        ("update", _) => write::update::put(cx, &body).await,
+        ("patch", _) => write::patch::patch(cx, &body).await,
+        ("delete", "") => write::delete::delete(cx, &body).await,
+        ("deletecollection", "") => write::delete::delete_collection(cx, &body).await,
+        _ => Err(ApiError::MethodNotAllowed),
+    }
+}
+
+fn verb_of(method: &Method, path: &ResourcePath, watch: bool) -> Result<&'static str, ApiError> {
+    // A connection to a container is created, whatever method opens it: that is what roles grant.
+    if matches!(path.subresource.as_str(), "exec" | "attach" | "portforward") && method == Method::GET {
+        return Ok("get");
+    }
+    request::verb(method, path, watch && path.subresource.is_empty()).ok_or(ApiError::MethodNotAllowed)
+}
+
+fn allowed(resource: &Resource, path: &ResourcePath, verb: &str) -> Result<(), ApiError> {
+    let verbs = if path.subresource.is_empty() {
+        resource.facts.verbs
+    } else {
+        resource.facts.subresource(&path.subresource).ok_or(ApiError::NoSuchPath)?.verbs
+    };
+    if path.resource == "namespaces" && verb == "deletecollection" {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    if verbs.contains(&verb) { Ok(()) } else { Err(ApiError::MethodNotAllowed) }
+}
+
+fn attributes(verb: &str, path: &ResourcePath) -> Attributes {
+    // Requests about a namespace are decided by the roles inside it.
+    let namespace = if path.resource == "namespaces" && path.group.is_empty() { &path.name } else { &path.namespace };
+    Attributes {
+        verb: verb.to_owned(),
+        group: path.group.clone(),
+        resource: path.resource.clone(),
+        subresource: path.subresource.clone(),
+        namespace: namespace.clone(),
+        name: path.name.clone(),
+        path: None,
+    }
+}
+
+/// Refuses what `who` may not do.
+pub fn authorize(server: &Inner, who: &Identity, want: &Attributes) -> Result<(), ApiError> {
+    if who.is_master() || server.rbac.rules(&server.store).allows(who, want) {
+        return Ok(());
+    }
+    let subject = match want.path {
+        Some(_) => Subject::default(),
+        None => Subject::new(&want.group, &want.resource, &want.name),
+    };
+    Err(ApiError::forbidden(subject, want.refusal(&who.user)))
+}
+
+const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+
+/// Everything that is not about a resource.
+fn other(server: &Inner, request: &Request<Body>, who: &Identity) -> Result<Response<Body>, ApiError> {
+    let path = request.uri().path();
+    let root = PUBLIC.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if !root {
+        let verb = request.method().as_str().to_ascii_lowercase();
+        authorize(server, who, &Attributes { verb, path: Some(path.to_owned()), ..Attributes::default() })?;
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    let ok = |text: String| Ok(reply::text(StatusCode::OK, text));
+    match path.trim_end_matches('/') {
+        p if root && p != "/version" => health(server, p, request.uri().query()),
+        "/version" => Ok(reply::json(StatusCode::OK, &discovery::version())),
+        "/metrics" => ok(server.metrics.render(server.store.revision(), server.store.count("/registry/"))),
+        "" => Ok(reply::json(StatusCode::OK, &json!({ "paths": discovery::paths() }))),
+        "/openapi/v2" => openapi::v2(request.headers()),
+        "/openapi/v3" => openapi::v3_index(),
+        "/openid/v1/jwks" => Ok(reply::json(StatusCode::OK, &server.tokens.key_set())),
+        "/.well-known/openid-configuration" => Ok(reply::json(StatusCode::OK, &discovery::openid())),
+        p => match p.strip_prefix("/openapi/v3/") {
+            Some(rest) => openapi::v3(rest),
+            None => discovery::answer(p, Accept::parse(request.headers())?),
+        },
+    }
+}
+
+fn health(server: &Inner, path: &str, query: Option<&str>) -> Result<Response<Body>, ApiError> {
+    let stopping = *server.shutdown.borrow();
+    if stopping && path.starts_with("/readyz") {
+        return Ok(reply::text(StatusCode::INTERNAL_SERVER_ERROR, "[-]shutdown failed: shutting down\n"));
+    }
+    let verbose = Query::parse(query).optional_flag("verbose").is_some();
+    let name = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let text = if verbose { format!("[+]ping ok\n[+]store ok\n{name} check passed\n") } else { "ok".to_owned() };
+    Ok(reply::text(StatusCode::OK, text))
+}

@@ -1,0 +1,240 @@
+//! Creating objects.
+
+use http::{Response, StatusCode};
+use mycelium_apimachinery::apply::{self, Operation};
+use mycelium_apimachinery::schema::{self, Type};
+use mycelium_store::{CommitError, Entry, Expect, Op};
+use serde_json::{Value, json};
+
+use super::admission;
+use super::decode::{self, Expected};
+use super::options::WriteOptions;
+use super::services::Allocation;
+use super::update::Ownership;
+use crate::answer;
+use crate::body::Body;
+use crate::codec;
+use crate::error::{ApiError, Cause};
+use crate::read::shape;
+use crate::route::Context;
+use crate::server::commit_failure;
+
+const GENERATE_TRIES: usize = 8;
+const GENERATED_PREFIX_MAX: usize = 58;
+const SUFFIX: usize = 5;
+
+/// Answers a POST to a collection.
+pub async fn create(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let options = WriteOptions::parse(cx, "CreateOptions")?;
+    let (object, warnings) = decode::object(cx, body, &Expected::of(cx), options.validation)?;
+    let entry = object_from(cx, object, &options, Ownership::Update).await?;
+    let mut response = shape::stored(cx, StatusCode::CREATED, &entry.value, entry.mod_revision)?;
+    answer::add_warnings(&mut response, &warnings);
+    Ok(response)
+}
+
+/// Creates a decoded object in the request's version.
+pub async fn object_from(
+    cx: &Context<'_>,
+    mut object: Value,
+    options: &WriteOptions,
+    ownership: Ownership,
+) -> Result<Entry, ApiError> {
+    place(cx, &mut object)?;
+    if object["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && v != "0") {
+        return Err(ApiError::bad("resourceVersion should not be set on objects to be created"));
+    }
+    let metadata = &object["metadata"];
+    let prefix = metadata["generateName"].as_str().unwrap_or_default();
+    let generated = metadata["name"].as_str().unwrap_or_default().is_empty() && !prefix.is_empty();
+    if !generated {
+        return finish(cx, object, options, ownership).await;
+    }
+    let kept = prefix.char_indices().nth(GENERATED_PREFIX_MAX).map_or(prefix, |(at, _)| &prefix[..at]).to_owned();
+    let mut last = None;
+    for _ in 0..GENERATE_TRIES {
+        let mut attempt = object.clone();
+        attempt["metadata"]["name"] = json!(format!("{kept}{}", cx.server.env.name_suffix(SUFFIX)));
+        match finish(cx, attempt, options, ownership).await {
+            Err(error @ ApiError::AlreadyExists(_)) => last = Some(error),
+            other => return other,
+        }
+    }
+    Err(last.unwrap_or(ApiError::NoSuchPath))
+}
+
+/// Puts the object into the namespace of the request.
+fn place(cx: &Context<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let metadata = &mut object["metadata"];
+    let given = metadata["namespace"].as_str().unwrap_or_default().to_owned();
+    if !cx.resource.namespaced() {
+        return Ok(());
+    }
+    if cx.path.namespace.is_empty() {
+        return Err(ApiError::bad("an empty namespace may not be set during creation"));
+    }
+    if !given.is_empty() && given != cx.path.namespace {
+        return Err(ApiError::bad(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    metadata["namespace"] = json!(cx.path.namespace);
+    Ok(())
+}
+
+async fn finish(
+    cx: &Context<'_>,
+    mut object: Value,
+    options: &WriteOptions,
+    ownership: Ownership,
+) -> Result<Entry, ApiError> {
+    let resource = cx.resource;
+    let behaviour = resource.behaviour;
+    behaviour.default(resource.version(), &mut object);
+    let object = &mut to_storage(cx, object);
+    behaviour.prepare_create(object);
+    system_fields(cx, object);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let guard = namespace_guard(cx, &name)?;
+    let more = admission::create(cx, object)?;
+    let mut allocation = Allocation::plan(cx, object, None);
+    loop {
+        let mut stored = object.clone();
+        allocation.assign(&mut stored)?;
+        let errors = behaviour.validate_create(&stored);
+        if !errors.is_empty() {
+            return Err(ApiError::Invalid {
+                group: resource.group().into(),
+                kind: resource.kind().into(),
+                name,
+                errors,
+            });
+        }
+        if ownership == Ownership::Update {
+            own(cx, None, &mut stored, options);
+        }
+        let key = resource.key(&cx.path.namespace, &name);
+        let value = codec::encode(&stored);
+        if options.dry_run {
+            return dry(cx, &key, value);
+        }
+        let mut ops = vec![Op::Put { key: key.clone(), value, expect: Expect::Absent }];
+        ops.extend(guard.clone());
+        ops.extend(more.iter().cloned());
+        ops.extend(allocation.ops());
+        match cx.server.commit(ops).await {
+            Ok(committed) => return committed.entries.into_iter().next().flatten().ok_or_else(lost),
+            Err(CommitError::Conflict { key: taken, current }) if taken == key => {
+                return Err(exists(cx, &name, current.as_ref()));
+            }
+            Err(CommitError::Conflict { key: taken, .. }) if allocation.owns(&taken) => {}
+            Err(CommitError::Conflict { key: other, .. }) => {
+                // The namespace changed meanwhile: if it is going away, say so.
+                namespace_guard(cx, &name)?;
+                return Err(ApiError::Conflict {
+                    subject: cx.subject_named(&name),
+                    message: format!("{other} has changed; please try again"),
+                });
+            }
+            Err(error) => return Err(commit_failure(error)),
+        }
+    }
+}
+
+fn lost() -> ApiError {
+    ApiError::internal("the store did not return what it wrote")
+}
+
+fn dry(cx: &Context<'_>, key: &str, value: bytes::Bytes) -> Result<Entry, ApiError> {
+    if let Some(current) = cx.server.store.get(key) {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        return Err(exists(cx, name, Some(&current)));
+    }
+    Ok(Entry { key: key.into(), value, create_revision: 0, mod_revision: 0 })
+}
+
+fn exists(cx: &Context<'_>, name: &str, current: Option<&Entry>) -> ApiError {
+    let deleting = current
+        .and_then(|entry| codec::parse_entry(entry).ok())
+        .is_some_and(|object| object["metadata"]["deletionTimestamp"].is_string());
+    let subject = cx.subject_named(name);
+    if deleting { ApiError::BeingDeleted(subject) } else { ApiError::AlreadyExists(subject) }
+}
+
+/// The object in storage version.
+pub fn to_storage(cx: &Context<'_>, mut object: Value) -> Value {
+    let resource = cx.resource;
+    if !resource.is_storage_version() {
+        let group = if resource.group() == "events.k8s.io" { "" } else { resource.group() };
+        mycelium_kinds::convert::to_version(&mut object, group, resource.storage_version);
+    }
+    object
+}
+
+/// Records in `managedFields` who set what.
+pub fn own(cx: &Context<'_>, old: Option<&Value>, new: &mut Value, options: &WriteOptions) {
+    apply::update_managed(storage_schema(cx), old, new, &operation(cx, options));
+}
+
+/// The write as field ownership sees it.
+pub fn operation<'a>(cx: &Context<'a>, options: &'a WriteOptions) -> Operation<'a> {
+    let has_status = cx.resource.facts.subresource("status").is_some();
+    let reset: &[&[&str]] = match cx.subresource() {
+        Some("status") => apply::RESET_SPEC,
+        _ if has_status => apply::RESET_STATUS,
+        _ => &[],
+    };
+    Operation {
+        manager: &options.manager,
+        force: options.force.unwrap_or(false),
+        now: cx.server.env.now(),
+        subresource: &cx.path.subresource,
+        reset,
+    }
+}
+
+/// The schema of the storage version.
+pub fn storage_schema(cx: &Context<'_>) -> &'static Type {
+    let resource = cx.resource;
+    if resource.is_storage_version() {
+        return resource.schema;
+    }
+    let group = if resource.group() == "events.k8s.io" { "" } else { resource.group() };
+    schema::types().for_gvk(group, resource.storage_version, resource.kind()).unwrap_or(resource.schema)
+}
+
+fn system_fields(cx: &Context<'_>, object: &mut Value) {
+    let metadata = &mut object["metadata"];
+    metadata["uid"] = json!(cx.server.env.uuid());
+    metadata["creationTimestamp"] = json!(cx.server.env.now_rfc3339());
+    if let Some(metadata) = metadata.as_object_mut() {
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+            metadata.remove(field);
+        }
+    }
+}
+
+/// The namespace must exist and not be going away, also at the moment of the write.
+fn namespace_guard(cx: &Context<'_>, name: &str) -> Result<Option<Op>, ApiError> {
+    if !cx.resource.namespaced() {
+        return Ok(None);
+    }
+    let namespace = &cx.path.namespace;
+    let key = format!("/registry/core/namespaces/{namespace}");
+    let missing = || ApiError::NotFound(crate::error::Subject::new("", "namespaces", namespace));
+    let entry = cx.server.store.get(&key).ok_or_else(missing)?;
+    let object = cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision)?;
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        let text = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        return Err(ApiError::Forbidden {
+            subject: cx.subject_named(name),
+            message: text,
+            causes: vec![Cause {
+                reason: "NamespaceTerminating".into(),
+                message: format!("namespace {namespace} is being terminated"),
+                field: "metadata.namespace".into(),
+            }],
+        });
+    }
+    Ok(Some(Op::Check { key, expect: Expect::Revision(entry.mod_revision) }))
+}
