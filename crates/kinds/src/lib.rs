@@ -16,6 +16,7 @@
 //! | [`admission`] | what admission adds to pods: service account, tolerations, priority |
 
 pub mod admission;
+mod check;
 pub mod convert;
 pub mod kinds;
 pub mod meta;

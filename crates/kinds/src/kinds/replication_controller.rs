@@ -67,5 +67,5 @@ fn check(controller: &Value, errors: &mut Errors) {
     }
     check_labels(&spec["selector"], &path.child("selector"), errors);
     check_not_negative(&spec["replicas"], &path.child("replicas"), errors);
-    check_template(spec, &Selector::from_map_value(&spec["selector"]), &path, errors);
+    check_template(spec, &Selector::from_map_value(&spec["selector"]), &path, "ReplicationController", errors);
 }

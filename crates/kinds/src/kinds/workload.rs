@@ -37,13 +37,13 @@ pub fn check_selector_and_template(spec: &Value, path: &Path, errors: &mut Error
         }
     }
     match Selector::from_value(selector) {
-        Ok(parsed) => check_template(spec, &parsed, path, errors),
+        Ok(parsed) => check_template(spec, &parsed, path, "ReplicaSet", errors),
         Err(_) => errors.push(FieldError::invalid(&selector_path, selector.clone(), "invalid label selector")),
     }
 }
 
 /// A template whose labels match the selector and whose pods always restart.
-pub fn check_template(spec: &Value, selector: &Selector, path: &Path, errors: &mut Errors) {
+pub fn check_template(spec: &Value, selector: &Selector, path: &Path, kind: &str, errors: &mut Errors) {
     let path = path.child("template");
     let template = &spec["template"];
     if template.is_null() {
@@ -56,18 +56,18 @@ pub fn check_template(spec: &Value, selector: &Selector, path: &Path, errors: &m
         errors.push(FieldError::invalid(&path.child("metadata").child("labels"), labels.clone(), detail));
     }
     validate::template(template, &path, errors);
-    check_always_restarts(template, &path, errors);
+    check_always_restarts(template, kind, &path, errors);
 }
 
 /// Only pods that always restart suit this kind.
-pub fn check_always_restarts(template: &Value, path: &Path, errors: &mut Errors) {
+fn check_always_restarts(template: &Value, kind: &str, path: &Path, errors: &mut Errors) {
     let policy = text(template, &["spec", "restartPolicy"]);
     let path = path.child("spec");
     if policy != "Always" {
         errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
     }
     if has(template, &["spec", "activeDeadlineSeconds"]) {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.push(FieldError::forbidden(&path.child("activeDeadlineSeconds"), detail));
     }
 }
