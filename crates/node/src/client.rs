@@ -152,6 +152,13 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The first state, which stays to be taken by [`Watch::next`].
+    pub async fn peek(&mut self) -> io::Result<Snapshot> {
+        let snapshot = self.next().await?;
+        self.first = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
     /// The next state. An error means that the shim is gone.
     pub async fn next(&mut self) -> io::Result<Snapshot> {
         match self.first.take() {

@@ -2,6 +2,8 @@
 
 pub mod adapters;
 pub mod client;
+pub mod context;
+pub mod events;
 pub mod image;
 pub mod network;
 pub mod pod;

@@ -30,6 +30,8 @@ pub struct Record {
     pub failed_at: Option<Timestamp>,
     /// Who it runs as: user, group, further groups.
     pub user: (u32, u32, Vec<u32>),
+    /// Number of the signal that asks it to stop.
+    pub stop_signal: i32,
     /// Whether the hook after its start has done its work.
     pub hook_done: bool,
 }

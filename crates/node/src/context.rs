@@ -1,0 +1,122 @@
+//! What every pod worker needs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use kube::Client;
+use kube::api::{Api, ListParams};
+use mycelium_api::env::Env;
+use tokio::sync::broadcast;
+
+use crate::client::ShimCommand;
+use crate::events::Events;
+use crate::image::ImageSource;
+use crate::network::PodNetwork;
+use crate::pod::downward::Facts;
+use crate::pod::environment::Objects;
+use crate::pod::status::Host;
+use crate::spec::oci::Machine;
+use crate::volumes::ObjectKind;
+
+/// A config map or secret that changed: kind, namespace, name.
+pub type Change = (ObjectKind, String, String);
+
+/// What every pod worker needs.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// Clock and randomness.
+    pub env: Env,
+    /// The image store.
+    pub images: Arc<dyn ImageSource>,
+    /// The pod network.
+    pub network: Arc<dyn PodNetwork>,
+    /// Where pods' folders are.
+    pub pods: PathBuf,
+    /// Where profiles of `seccompProfile.localhostProfile` are.
+    pub seccomp: PathBuf,
+    /// The engine's id on this machine.
+    pub instance: String,
+    /// How shims are started.
+    pub shim: ShimCommand,
+    /// The node's addresses.
+    pub host: Host,
+    /// The domain of the cluster's DNS.
+    pub cluster_domain: String,
+    /// What the machine offers to containers.
+    pub machine: Machine,
+    /// Bytes of memory of the machine.
+    pub memory_bytes: i64,
+    /// What the node has to give, by resource name.
+    pub allocatable: BTreeMap<String, String>,
+    /// Recorder of events.
+    pub events: Events,
+    /// Config maps and secrets as they change.
+    pub changes: broadcast::Sender<Change>,
+    /// Asks for the watches behind `changes`, at the first pod that has need of them.
+    pub watch_objects: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Context {
+    /// The cgroup of everything that belongs to this engine.
+    pub fn cgroup(&self) -> String {
+        cgroup_of(&self.instance)
+    }
+
+    /// What the API object of a pod does not know.
+    pub fn facts(&self, pod_ips: &[String]) -> Facts {
+        Facts { pod_ips: pod_ips.to_vec(), host_ips: self.host.ips.clone(), allocatable: self.allocatable.clone() }
+    }
+
+    /// Fetches the config maps and secrets that a pod refers to, as far as they exist.
+    pub async fn objects(&self, pod: &Pod) -> Result<Objects, kube::Error> {
+        let (maps, secrets, _) = crate::volumes::references(pod);
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let map_api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let secret_api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let maps = maps.into_iter().map(|name| {
+            let api = map_api.clone();
+            async move { api.get_opt(&name).await.map(|object| (name, object)) }
+        });
+        let secrets = secrets.into_iter().map(|name| {
+            let api = secret_api.clone();
+            async move { api.get_opt(&name).await.map(|object| (name, object)) }
+        });
+        let (maps, secrets) =
+            futures::future::try_join(futures::future::try_join_all(maps), futures::future::try_join_all(secrets))
+                .await?;
+        Ok(Objects {
+            config_maps: maps.into_iter().filter_map(|(name, object)| Some((name, object?))).collect(),
+            secrets: secrets.into_iter().filter_map(|(name, object)| Some((name, object?))).collect(),
+        })
+    }
+
+    /// The services that a pod's variables point at.
+    pub async fn services(&self, pod: &Pod) -> Result<Vec<Service>, kube::Error> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
+        let own = async {
+            if !links {
+                return Ok(Vec::new());
+            }
+            let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+            api.list(&ListParams::default()).await.map(|list| list.items)
+        };
+        let server = async {
+            if links && namespace == "default" {
+                return Ok(None);
+            }
+            Api::<Service>::namespaced(self.client.clone(), "default").get_opt("kubernetes").await
+        };
+        let (mut services, server) = futures::future::try_join(own, server).await?;
+        services.extend(server);
+        Ok(services)
+    }
+}
+
+/// The cgroup of everything that belongs to an engine.
+pub fn cgroup_of(instance: &str) -> String {
+    format!("/mycelium-{instance}")
+}

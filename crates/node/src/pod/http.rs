@@ -1,0 +1,264 @@
+//! The requests of probes and hooks: HTTP, HTTPS without regard to certificates, gRPC health, TCP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+
+/// What is kept of an answer.
+const BODY_BYTES_MAX: usize = 10 << 10;
+
+/// A result: good, or bad with the reason in words.
+pub type Answer = Result<(), String>;
+
+/// The number of a port given by number or name.
+pub fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
+    let number = match port {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => container
+            .ports
+            .iter()
+            .flatten()
+            .find(|p| p.name.as_deref() == Some(name))
+            .map(|p| p.container_port)
+            .or_else(|| name.parse().ok()),
+    };
+    let shown = match port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(name) => name.clone(),
+    };
+    number
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("couldn't find port: {shown} in container {}", container.name))
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    let address = address(host, port);
+    let refused = |e: std::io::Error| {
+        let reason = match e.kind() {
+            std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+            _ => e.to_string(),
+        };
+        format!("dial tcp {address}: connect: {reason}")
+    };
+    TcpStream::connect(address.as_str()).await.map_err(refused)
+}
+
+/// Whether something listens.
+pub async fn tcp(host: &str, port: u16, timeout: Duration) -> Answer {
+    match tokio::time::timeout(timeout, dial(host, port)).await {
+        Ok(result) => result.map(drop),
+        Err(_) => Err(format!("dial tcp {}: i/o timeout", address(host, port))),
+    }
+}
+
+/// Whether an HTTP request is answered with a code from 200 to 399. Returns the words for the event otherwise.
+pub async fn get(action: &HTTPGetAction, host: &str, port: u16, timeout: Duration) -> Answer {
+    let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(host);
+    let secure = action.scheme.as_deref() == Some("HTTPS");
+    let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let url = format!("{}://{}{path}", if secure { "https" } else { "http" }, address(host, port));
+    let late = || format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
+    match tokio::time::timeout(timeout, request(action, host, port, secure, &path)).await {
+        Err(_) => Err(late()),
+        Ok(Err(reason)) => Err(format!("Get \"{url}\": {reason}")),
+        Ok(Ok(code)) if (200..400).contains(&code) => Ok(()),
+        Ok(Ok(code)) => Err(format!("HTTP probe failed with statuscode: {code}")),
+    }
+}
+
+async fn request(action: &HTTPGetAction, host: &str, port: u16, secure: bool, path: &str) -> Result<u16, String> {
+    let mut request = http::Request::get(path);
+    let mut has = (false, false, false);
+    for header in action.http_headers.iter().flatten() {
+        has.0 |= header.name.eq_ignore_ascii_case("host");
+        has.1 |= header.name.eq_ignore_ascii_case("user-agent");
+        has.2 |= header.name.eq_ignore_ascii_case("accept");
+        request = request.header(header.name.as_str(), header.value.as_str());
+    }
+    if !has.0 {
+        request = request.header(http::header::HOST, address(host, port));
+    }
+    if !has.1 {
+        request = request.header(http::header::USER_AGENT, "kube-probe/1.35");
+    }
+    if !has.2 {
+        request = request.header(http::header::ACCEPT, "*/*");
+    }
+    let request =
+        request.header(http::header::CONNECTION, "close").body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    let stream = dial(host, port).await?;
+    if secure {
+        let stream = over_tls(host, stream).await?;
+        exchange(TokioIo::new(stream), request).await
+    } else {
+        exchange(TokioIo::new(stream), request).await
+    }
+}
+
+async fn exchange<I>(io: I, request: http::Request<Empty<Bytes>>) -> Result<u16, String>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let code = answer.status().as_u16();
+    // Read politely, so that the server does not log a broken connection.
+    let _ = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
+    connection.abort();
+    Ok(code)
+}
+
+async fn over_tls(host: &str, stream: TcpStream) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())
+}
+
+/// Accepts every certificate: a probe asks whether the container answers, not who it is.
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Names of `grpc.health.v1.HealthCheckResponse.ServingStatus`, by number.
+const SERVING: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
+
+/// Whether a gRPC server says that it serves.
+pub async fn grpc(action: &GRPCAction, host: &str, timeout: Duration) -> Answer {
+    let port = u16::try_from(action.port).map_err(|_| format!("port {} is out of range", action.port))?;
+    let late = || {
+        let (address, limit) = (address(host, port), timeout.as_secs());
+        format!("timeout: failed to connect service \"{address}\" within {limit}s: context deadline exceeded")
+    };
+    let service = action.service.as_deref().unwrap_or_default();
+    match tokio::time::timeout(timeout, health(host, port, service)).await {
+        Err(_) => Err(late()),
+        Ok(Err(reason)) => Err(format!("error: {reason}")),
+        Ok(Ok(1)) => Ok(()),
+        Ok(Ok(status)) => {
+            let name = SERVING.get(status as usize).copied().unwrap_or("UNKNOWN");
+            Err(format!("service unhealthy (responded with \"{name}\")"))
+        }
+    }
+}
+
+async fn health(host: &str, port: u16, service: &str) -> Result<u64, String> {
+    let stream = dial(host, port).await?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{}/grpc.health.v1.Health/Check", address(host, port)))
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(health_request(service)))
+        .map_err(|e| e.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
+    connection.abort();
+    let code =
+        body.trailers().and_then(|t| t.get("grpc-status")).and_then(|v| v.to_str().ok()).unwrap_or("0").to_owned();
+    if code != "0" {
+        return Err(format!("rpc error: code = {code}"));
+    }
+    Ok(serving_status(&body.to_bytes()))
+}
+
+/// A gRPC frame with `HealthCheckRequest { service }`.
+fn health_request(service: &str) -> Bytes {
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        // Field 1, length-delimited; Kubernetes bounds names far below 128 bytes, and longer ones are cut.
+        let service = &service.as_bytes()[..service.len().min(127)];
+        message.extend_from_slice(&[0x0a, service.len() as u8]);
+        message.extend_from_slice(service);
+    }
+    let mut frame = vec![0, 0, 0, 0, message.len() as u8];
+    frame.extend(message);
+    frame.into()
+}
+
+/// Field 1 of `HealthCheckResponse`, 0 when it is absent.
+fn serving_status(frame: &[u8]) -> u64 {
+    match frame.get(5..) {
+        Some([0x08, status, ..]) => u64::from(*status),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_messages_are_protobuf() {
+        assert_eq!(&health_request("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 1]), 1);
+        assert_eq!(serving_status(&[0, 0, 0, 0, 0]), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_named_as_by_go() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("an address").port();
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Ok(()));
+        drop(listener);
+        let expected = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Err(expected));
+    }
+}
