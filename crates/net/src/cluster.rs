@@ -31,6 +31,8 @@ pub struct Service {
     pub external_ips: Vec<Ipv4Addr>,
     /// Wants the node's own address, and it is ours to give.
     pub load_balancer: bool,
+    /// Wants an address of somebody else's load balancer.
+    pub foreign_balancer: bool,
     /// Sources that may use that address; all if empty.
     pub source_ranges: Vec<Ipv4Net>,
     /// Addresses its status shows.
@@ -198,6 +200,7 @@ impl Service {
             external_name: spec.external_name.filter(|_| kind == "ExternalName"),
             external_ips: parsed(spec.external_ips.as_ref()),
             load_balancer: kind == "LoadBalancer" && spec.load_balancer_class.is_none(),
+            foreign_balancer: kind == "LoadBalancer" && spec.load_balancer_class.is_some(),
             source_ranges: parsed(spec.load_balancer_source_ranges.as_ref()),
             ingress: ingress.into_iter().flatten().filter_map(|ingress| ingress.ip.clone()).collect(),
             affinity_s: affinity.then_some(timeout),

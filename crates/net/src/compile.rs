@@ -19,6 +19,7 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::{Cluster, HostPort, ObjectName, Service, ServicePort};
 use crate::config::{Names, NetConfig};
+use crate::conntrack::Targets;
 use crate::ruleset::{Chain, Key, Protocol, Ruleset, Set, Value};
 
 /// An address and a port.
@@ -31,6 +32,12 @@ const NODE_BACKENDS: &str = "node_backends";
 const HAIRPIN: &str = "hairpin";
 const OUTSIDE: &str = "outside";
 const REFUSED: &str = "refused";
+const PICK: &str = "pick";
+const NODE_PICK: &str = "node_pick";
+const FRONTEND_KEY: &str = "ip daddr . meta l4proto . th dport";
+const NODE_PORT_KEY: &str = "meta l4proto . th dport";
+/// Backends that a service can have before the table is made anew.
+const MIN_PICKERS: usize = 16;
 
 /// What the rules need to know of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +73,18 @@ impl Site {
     }
 }
 
+/// Rules, and what else follows from the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// The rules.
+    pub rules: Ruleset,
+    /// The backends of each UDP frontend.
+    pub udp: Targets,
+}
+
 /// The rules for a cluster. Backends keep the numbers they had in `previous`, so that few elements change.
-pub fn compile(site: &Site, cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    let mut out = Compiler { site, previous, rules: base(site) };
+pub fn compile(site: &Site, cluster: &Cluster, previous: Option<&Ruleset>) -> Compiled {
+    let mut out = Compiler { site, previous, rules: base(site), udp: Targets::new(), most: 0 };
     let balanced = load_balancers(site, &cluster.services);
     out.kubernetes(cluster);
     for (name, service) in &cluster.services {
@@ -79,7 +95,8 @@ pub fn compile(site: &Site, cluster: &Cluster, previous: Option<&Ruleset>) -> Ru
     for host_port in cluster.host_ports.values().flatten() {
         out.host_port(host_port);
     }
-    out.rules
+    out.pickers();
+    Compiled { rules: out.rules, udp: out.udp }
 }
 
 /// Which load balancer services get the node's address: of those that want the same port, the oldest.
@@ -101,7 +118,7 @@ pub fn load_balancers(site: &Site, services: &BTreeMap<ObjectName, Service>) -> 
 /// Tables of elements and the chains that are always there.
 fn base(site: &Site) -> Ruleset {
     let mut rules = Ruleset::default();
-    let service = "ip daddr . meta l4proto . th dport";
+    let service = FRONTEND_KEY;
     let sets: [(&str, &'static str, String); 7] = [
         (FRONTENDS, "map", "type ipv4_addr . inet_proto . inet_service : verdict ;".to_owned()),
         (BACKENDS, "map", format!("typeof {service} . numgen random mod 2 : ip daddr . th dport ;")),
@@ -119,7 +136,7 @@ fn base(site: &Site) -> Ruleset {
         rules.sets.insert(name.into(), Set { keyword, declaration, elements: BTreeMap::new() });
     }
     for (name, hook, lines) in base_chains(site, service) {
-        rules.chains.insert(name.into(), Chain { hook, rules: lines });
+        rules.chains.insert(name.into(), Chain { hook, rules: lines, with_table: false });
     }
     rules
 }
@@ -130,6 +147,8 @@ fn base_chains(site: &Site, service: &str) -> Vec<BaseChain> {
     let (gateway, pods, dns) = (site.gateway, site.pod_cidr, site.dns);
     let (anchor, ours) = (&site.names.anchor, site.names.wildcard());
     let undeliverable = format!("oifname \"{anchor}\" ip daddr != 224.0.0.0/4 goto refuse");
+    // The interface in sight here is the one from before the translation.
+    let translated = format!("oifname \"{anchor}\" ct status dnat accept");
     let refused = format!("{service} @{REFUSED} goto refuse");
     vec![
         ("prerouting", Some("type nat hook prerouting priority -100 ;"), vec!["jump services".to_owned()]),
@@ -162,7 +181,7 @@ fn base_chains(site: &Site, service: &str) -> Vec<BaseChain> {
             ],
         ),
         ("filter_forward", Some("type filter hook forward priority 0 ;"), vec![undeliverable.clone(), refused.clone()]),
-        ("filter_output", Some("type filter hook output priority 0 ;"), vec![undeliverable, refused]),
+        ("filter_output", Some("type filter hook output priority 0 ;"), vec![translated, undeliverable, refused]),
         ("refuse", None, vec!["meta l4proto tcp reject with tcp reset".to_owned(), "reject".to_owned()]),
     ]
 }
@@ -171,6 +190,9 @@ struct Compiler<'a> {
     site: &'a Site,
     previous: Option<&'a Ruleset>,
     rules: Ruleset,
+    udp: Targets,
+    /// Most backends of any frontend.
+    most: usize,
 }
 
 /// How packets get from a frontend to a backend.
@@ -178,7 +200,7 @@ enum Path {
     /// By number, from the map of backends.
     Slots(Vec<Backend>),
     /// By a chain of the service's own.
-    Chain(Arc<str>),
+    Chain(Arc<str>, Vec<Backend>),
 }
 
 impl Compiler<'_> {
@@ -222,7 +244,7 @@ impl Compiler<'_> {
         }
         self.return_paths(protocol, &backends);
         let path = match service.affinity_s {
-            Some(seconds) => Path::Chain(self.affinity(name, port, seconds, &backends)),
+            Some(seconds) => Path::Chain(self.affinity(name, port, seconds, &backends), backends),
             None => Path::Slots(backends),
         };
         for address in std::iter::once(cluster_ip).chain(addresses) {
@@ -265,9 +287,9 @@ impl Compiler<'_> {
             return;
         }
         let slot = |slot| Key::FrontendSlot(address, protocol, port, slot);
-        let pick = "ip daddr . meta l4proto . th dport";
-        let verdict = self.pick(path, BACKENDS, slot, "pick", pick);
+        let verdict = self.pick(path, BACKENDS, slot, PICK);
         self.element(FRONTENDS, key, verdict);
+        self.note_udp(key, protocol, path);
     }
 
     fn node_port(&mut self, protocol: Protocol, port: u16, path: &Path) {
@@ -276,14 +298,22 @@ impl Compiler<'_> {
             return;
         }
         let slot = |slot| Key::NodePortSlot(protocol, port, slot);
-        let verdict = self.pick(path, NODE_BACKENDS, slot, "node_pick", "meta l4proto . th dport");
+        let verdict = self.pick(path, NODE_BACKENDS, slot, NODE_PICK);
         self.element(NODE_PORTS, key, verdict);
+        self.note_udp(key, protocol, path);
+    }
+
+    fn note_udp(&mut self, key: Key, protocol: Protocol, path: &Path) {
+        if protocol == Protocol::Udp {
+            let (Path::Slots(backends) | Path::Chain(_, backends)) = path;
+            self.udp.insert(key, backends.iter().copied().collect());
+        }
     }
 
     /// Fills the slots of a frontend; the verdict leads to the chain that picks one of so many.
-    fn pick(&mut self, path: &Path, set: &str, slot: impl Fn(u32) -> Key, chain: &str, key: &str) -> Value {
+    fn pick(&mut self, path: &Path, set: &str, slot: impl Fn(u32) -> Key, chain: &str) -> Value {
         let backends = match path {
-            Path::Chain(chain) => return Value::Goto(chain.clone()),
+            Path::Chain(chain, _) => return Value::Goto(chain.clone()),
             Path::Slots(backends) => backends,
         };
         let count = backends.len();
@@ -292,10 +322,23 @@ impl Compiler<'_> {
         for (index, (address, port)) in keep_places(&old, backends).into_iter().enumerate() {
             self.element(set, slot(index as u32), Value::Backend(address, port));
         }
-        let name: Arc<str> = format!("{chain}_{count}").into();
-        let rule = || vec![format!("dnat ip to {key} . numgen random mod {count} map @{set}")];
-        self.rules.chains.entry(name.clone()).or_insert_with(|| Chain { hook: None, rules: rule() });
-        Value::Goto(name)
+        self.most = self.most.max(count);
+        Value::Goto(format!("{chain}_{count}").into())
+    }
+
+    /// The chains that pick one of 1, 2, 3 ... backends. More than are needed, and never fewer than before, because they
+    /// can only be made together with the table.
+    fn pickers(&mut self) {
+        let before =
+            self.previous.map_or(0, |rules| rules.chains.keys().filter(|name| name.starts_with("pick_")).count());
+        let most = self.most.next_power_of_two().max(MIN_PICKERS).max(before);
+        for (name, key, set) in [(PICK, FRONTEND_KEY, BACKENDS), (NODE_PICK, NODE_PORT_KEY, NODE_BACKENDS)] {
+            for count in 1..=most {
+                let rules = vec![format!("dnat ip to {key} . numgen random mod {count} map @{set}")];
+                let chain = Chain { hook: None, rules, with_table: true };
+                self.rules.chains.insert(format!("{name}_{count}").into(), chain);
+            }
+        }
     }
 
     /// Backends that talk to themselves through the service, or sit outside the machine, must see the node as the client.
@@ -324,11 +367,11 @@ impl Compiler<'_> {
             ];
             known.push(format!("ip saddr @{clients} goto {to}"));
             random.push(format!("{index} : goto {to}"));
-            self.rules.chains.insert(to, Chain { hook: None, rules });
+            self.rules.chains.insert(to, Chain { hook: None, rules, with_table: false });
         }
         known.push(format!("numgen random mod {} vmap {{ {} }}", backends.len(), random.join(", ")));
         let chain: Arc<str> = format!("affinity/{base}").into();
-        self.rules.chains.insert(chain.clone(), Chain { hook: None, rules: known });
+        self.rules.chains.insert(chain.clone(), Chain { hook: None, rules: known, with_table: false });
         chain
     }
 
@@ -343,7 +386,7 @@ impl Compiler<'_> {
         let mut rules: Vec<String> =
             service.source_ranges.iter().map(|range| format!("ip saddr {} goto {chain}", range.trunc())).collect();
         rules.push("drop".to_owned());
-        self.rules.chains.insert(limited, Chain { hook: None, rules });
+        self.rules.chains.insert(limited, Chain { hook: None, rules, with_table: false });
     }
 }
 

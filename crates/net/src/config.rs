@@ -1,6 +1,7 @@
 //! What the network is told, and the names and addresses that follow from it.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
@@ -26,6 +27,8 @@ pub struct NetConfig {
     pub node_ip: Option<Ipv4Addr>,
     /// DNS suffix of the cluster.
     pub cluster_domain: String,
+    /// The host's resolver settings: where names outside of the cluster are asked for.
+    pub host_resolv_conf: PathBuf,
 }
 
 impl NetConfig {
@@ -39,6 +42,7 @@ impl NetConfig {
             api: None,
             node_ip: None,
             cluster_domain: "cluster.local".to_owned(),
+            host_resolv_conf: "/etc/resolv.conf".into(),
         }
     }
 

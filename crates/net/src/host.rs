@@ -50,6 +50,12 @@ pub fn setup(config: &NetConfig, names: &Names) -> Result<Host, NetError> {
     Ok(Host { pods, mtu: mtu(&links, &routes), adopted })
 }
 
+/// Switches forwarding on for interfaces that came up since.
+pub fn repair() -> Result<(), NetError> {
+    let links = link::links(&mut open()?).map_err(NetError::io("list the network interfaces"))?;
+    forwarding::enable(&links).map_err(NetError::io("switch forwarding on"))
+}
+
 /// The pods that have an interface: it carries the pod's uid as its description.
 fn adopt(names: &Names, links: &[Link]) -> BTreeMap<u32, String> {
     let pods = links.iter().filter(|link| !link.alias.is_empty());

@@ -13,24 +13,33 @@
 //! | [`ipam`] | which pod has which address |
 //! | [`network`] | set up, attach, detach |
 //! | [`cluster`], [`compile`], [`ruleset`] | from services to rules |
+//! | [`programmer`], [`tracker`] | from rules to the kernel, from watches to the cluster |
+//! | [`dns`] | the cluster DNS server |
+//! | [`check`] | what the machine lacks |
 //! | [`resolv`] | `resolv.conf` of host and pods |
 
+pub mod check;
 pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod conflict;
+mod conntrack;
+pub mod dns;
 pub mod error;
 mod forwarding;
 mod host;
 pub mod ipam;
 mod link;
 pub mod network;
-#[allow(dead_code)]
 mod nft;
 pub mod pod;
+pub mod programmer;
 pub mod resolv;
 pub mod ruleset;
+mod sync;
+pub mod tracker;
 
+pub use check::{Missing, check};
 pub use config::NetConfig;
 pub use error::NetError;
 pub use host::parse_range;

@@ -85,6 +85,13 @@ pub fn create_bridge(name: &str, mac: Mac) -> Message {
         .nest(IFLA_LINKINFO, |info| netlink::put(info, IFLA_INFO_KIND, b"bridge"))
 }
 
+/// Creates a pair with names and addresses of the kernel's choice for the other end.
+pub fn create_plain_pair(name: &str) -> Message {
+    Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, 0, 0))
+        .attr_str(IFLA_IFNAME, name)
+        .nest(IFLA_LINKINFO, |info| netlink::put(info, IFLA_INFO_KIND, b"veth"))
+}
+
 /// One end of a pair of interfaces.
 pub struct End<'a> {
     /// Interface name.

@@ -53,7 +53,7 @@ impl Network {
             if !host.adopted {
                 let node_ip = config.node_ip.or_else(host::node_ip).unwrap_or_else(|| config.gateway());
                 let site = Site::new(&config, node_ip);
-                nft::apply(&compile(&site, &Cluster::default(), None).render_replacing(&names.table))?;
+                nft::apply(&compile(&site, &Cluster::default(), None).rules.render_replacing(&names.table))?;
             }
             let ipam = Mutex::new(Ipam::new(config.pod_cidr, host.pods));
             let api = Mutex::new(config.api);
@@ -138,8 +138,8 @@ impl Network {
         dns_policy: Option<&str>,
         dns_config: Option<&PodDNSConfig>,
     ) -> String {
-        let resolver =
-            Resolver { dns: self.dns_ip(), domain: &self.inner.config.cluster_domain, host: &resolv::Host::read() };
+        let host = resolv::Host::read(&self.inner.config.host_resolv_conf);
+        let resolver = Resolver { dns: self.dns_ip(), domain: &self.inner.config.cluster_domain, host: &host };
         resolver.resolv_conf(namespace, host_network, dns_policy, dns_config)
     }
 

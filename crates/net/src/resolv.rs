@@ -5,8 +5,8 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
-/// The host's file, and what systemd-resolved hides behind its own address.
-const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+/// What systemd-resolved hides behind its own address.
+const RESOLVED_FILE: &str = "/run/systemd/resolve/resolv.conf";
 /// What resolvers accept at most.
 const MAX_NAMESERVERS: usize = 3;
 
@@ -22,12 +22,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads this machine's settings; empty when there are none.
-    pub fn read() -> Self {
-        Self::from_file(Path::new(HOST_FILES[0]))
-    }
-
-    fn from_file(path: &Path) -> Self {
+    /// Reads settings; empty when there are none.
+    pub fn read(path: &Path) -> Self {
         Self::parse(&std::fs::read_to_string(path).unwrap_or_default())
     }
 
@@ -54,7 +50,7 @@ impl Host {
     /// Settings that also work from inside a pod, where the host's loopback addresses mean something else.
     fn for_pods(&self) -> Self {
         let usable = |host: &Self| host.nameservers.iter().any(|server| !server.is_loopback());
-        let mut host = if usable(self) { self.clone() } else { Self::from_file(Path::new(HOST_FILES[1])) };
+        let mut host = if usable(self) { self.clone() } else { Self::read(Path::new(RESOLVED_FILE)) };
         host.nameservers.retain(|server| !server.is_loopback());
         Self { searches: self.searches.clone(), options: self.options.clone(), ..host }
     }

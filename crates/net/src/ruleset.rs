@@ -111,6 +111,9 @@ pub struct Chain {
     pub hook: Option<&'static str>,
     /// One rule each.
     pub rules: Vec<String>,
+    /// `nft` cannot add these rules to a table that exists: reading a map of addresses and ports back from the kernel, it
+    /// mistakes its type (seen with 1.0.6).
+    pub with_table: bool,
 }
 
 /// All rules of one instance.
@@ -127,7 +130,7 @@ pub struct Ruleset {
 #[allow(missing_docs, reason = "the fields are the thing's name and content")]
 pub enum Change {
     AddSet { name: Arc<str>, keyword: &'static str, declaration: String },
-    AddChain { name: Arc<str>, hook: Option<&'static str> },
+    AddChain { name: Arc<str>, hook: Option<&'static str>, with_table: bool },
     DeleteElements { set: Arc<str>, keys: Vec<Key> },
     AddElements { set: Arc<str>, elements: Vec<(Key, Value)> },
     FlushChain { name: Arc<str> },
@@ -186,7 +189,7 @@ pub fn diff(from: &Ruleset, to: &Ruleset) -> Transaction {
         out.0.push(Change::AddSet { name: name.clone(), keyword: set.keyword, declaration: set.declaration.clone() });
     }
     for (name, chain) in to.chains.iter().filter(|(name, chain)| same_chain(name, chain).is_none()) {
-        out.0.push(Change::AddChain { name: name.clone(), hook: chain.hook });
+        out.0.push(Change::AddChain { name: name.clone(), hook: chain.hook, with_table: chain.with_table });
     }
     for (name, chain) in &to.chains {
         let unchanged = same_chain(name, chain).is_some_and(|old| old == chain);
@@ -240,8 +243,8 @@ impl Transaction {
                 Change::AddSet { name, keyword, declaration } => {
                     writeln!(out, "add {keyword} ip {table} {name} {{ {declaration} }}")?
                 }
-                Change::AddChain { name, hook: None } => writeln!(out, "add chain ip {table} {name}")?,
-                Change::AddChain { name, hook: Some(hook) } => {
+                Change::AddChain { name, hook: None, .. } => writeln!(out, "add chain ip {table} {name}")?,
+                Change::AddChain { name, hook: Some(hook), .. } => {
                     writeln!(out, "add chain ip {table} {name} {{ {hook} }}")?
                 }
                 Change::DeleteElements { set, keys } => {
@@ -282,6 +285,21 @@ fn list(out: &mut String, items: impl Iterator<Item = impl fmt::Display>) -> fmt
 }
 
 impl Ruleset {
+    /// Input of `nft -f` that turns a table with the rules `from` into one with these, element by element where that is
+    /// possible; nothing if they are the same.
+    pub fn render_update(&self, from: &Self, table: &str) -> Option<String> {
+        let change = diff(from, self);
+        let whole = change.0.iter().any(|change| match change {
+            Change::AddRules { chain, .. } => self.chains.get(chain).is_some_and(|chain| chain.with_table),
+            _ => false,
+        });
+        match (change.is_empty(), whole) {
+            (true, _) => None,
+            (false, true) => Some(self.render_replacing(table)),
+            (false, false) => Some(change.render(table)),
+        }
+    }
+
     /// Input of `nft -f` that makes the table hold exactly these rules, whatever it held, in one step.
     pub fn render_replacing(&self, table: &str) -> String {
         let head = format!("add table ip {table}\ndelete table ip {table}\nadd table ip {table}\n");
@@ -300,8 +318,8 @@ impl Ruleset {
             Change::AddSet { name, keyword, declaration } => {
                 self.sets.insert(name, Set { keyword, declaration, elements: BTreeMap::new() });
             }
-            Change::AddChain { name, hook } => {
-                self.chains.insert(name, Chain { hook, rules: Vec::new() });
+            Change::AddChain { name, hook, with_table } => {
+                self.chains.insert(name, Chain { hook, rules: Vec::new(), with_table });
             }
             Change::DeleteElements { set, keys } => {
                 if let Some(set) = self.sets.get_mut(&set) {

@@ -7,12 +7,14 @@ use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use mycelium_linux::process::command;
 use mycelium_linux::{loopback, netns};
-use mycelium_net::{NetConfig, Network};
+use mycelium_net::{NetConfig, Network, teardown};
 
+pub const INSTANCE: &str = "a1b2c3";
 pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Runs a test on a host of its own. Threads and processes it starts belong to that host too.
@@ -24,7 +26,10 @@ pub fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send) {
         // The world lasts for the whole test, also for one that has no use for it.
         let _last = world.0.try_clone()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(test(Host { world }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(test(Host { world }))));
+        // Notes about settings are kept outside of the namespace.
+        runtime.block_on(teardown(INSTANCE)).expect("the teardown after the test");
+        outcome.unwrap_or_else(|panic| resume_unwind(panic));
         Ok(())
     })
     .expect("the test's host");
@@ -73,7 +78,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 pub fn config() -> NetConfig {
-    NetConfig::new("a1b2c3", "10.77.0.0/16".parse().unwrap(), "10.78.0.0/16".parse().unwrap())
+    NetConfig::new(INSTANCE, "10.77.0.0/16".parse().unwrap(), "10.78.0.0/16".parse().unwrap())
 }
 
 pub struct Pod {

@@ -1,0 +1,224 @@
+//! The loop that keeps rules, load balancer addresses and DNS answers in step with the cluster.
+//!
+//! ```text
+//!  watches ─► tracker ─► (at most every 10 ms) compile ─► diff ─► nft ─► forget stale UDP flows
+//!                │                                                  └─► write status.loadBalancer
+//!                └─► DNS reads the same picture
+//! ```
+
+use std::future::{Future, pending};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, SelectAll, select_all};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{Pod, Service as ApiService};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::{Cluster, ObjectName};
+use crate::compile::load_balancers;
+use crate::dns;
+use crate::error::NetError;
+use crate::network::{Network, blocking};
+use crate::programmer::Programmer;
+use crate::tracker::{Tracker, Update};
+
+/// Shortest time between two changes of the rules: what comes in between goes together.
+const BURST: Duration = Duration::from_millis(10);
+/// How often the rules in the kernel are compared with ours.
+const RESYNC: Duration = Duration::from_secs(120);
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// The picture of the cluster that rules and DNS share.
+pub(crate) type Shared = Arc<RwLock<Arc<Cluster>>>;
+
+impl Network {
+    /// Follows the cluster until the future is dropped: programs services and host ports, answers DNS, gives load balancer
+    /// services their address. Fails only if the DNS address cannot be listened at.
+    pub async fn run(&self, client: Client) -> Result<(), NetError> {
+        let server = dns::Server::bind(self.dns_ip(), self.inner.config.host_resolv_conf.clone()).await?;
+        let cluster = Shared::default();
+        let zone = dns::Zone::new(&self.inner.config);
+        let mut answering = std::pin::pin!(server.run(zone, cluster.clone()));
+        let mut following = std::pin::pin!(follow(self.clone(), client, cluster));
+        tokio::select! {
+            biased;
+            () = &mut following => Ok(()),
+            () = &mut answering => Ok(()),
+        }
+    }
+}
+
+fn watches(client: &Client) -> SelectAll<BoxStream<'static, Result<Update, watcher::Error>>> {
+    let config = || watcher::Config::default();
+    let services = watcher(Api::<ApiService>::all(client.clone()), config()).default_backoff();
+    let slices = watcher(Api::<EndpointSlice>::all(client.clone()), config()).default_backoff();
+    let pods = watcher(Api::<Pod>::all(client.clone()), config()).default_backoff();
+    select_all([
+        services.map(|event| event.map(Update::Service)).boxed(),
+        slices.map(|event| event.map(Update::Slice)).boxed(),
+        pods.map(|event| event.map(Update::Pod)).boxed(),
+    ])
+}
+
+struct Loop {
+    network: Network,
+    client: Client,
+    shared: Shared,
+    tracker: Tracker,
+    programmer: Programmer,
+    /// When to program next.
+    due: Option<Instant>,
+    last: Option<Instant>,
+    retry: Duration,
+}
+
+async fn follow(network: Network, client: Client, shared: Shared) {
+    let mut updates = watches(&client);
+    let programmer = Programmer::new(network.inner.names.table.clone());
+    let mut state = Loop {
+        network,
+        client,
+        shared,
+        tracker: Tracker::default(),
+        programmer,
+        due: None,
+        last: None,
+        retry: RETRY_MIN,
+    };
+    let mut resync = Instant::now() + RESYNC;
+    loop {
+        tokio::select! {
+            biased;
+            Some(update) = updates.next() => {
+                state.take(update);
+                while let Some(Some(update)) = updates.next().now_or_never() {
+                    state.take(update);
+                }
+            }
+            () = state.network.inner.changed.notified() => state.want(),
+            () = at(state.due) => state.program().await,
+            () = sleep_until(resync) => {
+                resync = Instant::now() + RESYNC;
+                state.check().await;
+            }
+        }
+    }
+}
+
+fn at(time: Option<Instant>) -> impl Future<Output = ()> {
+    async move {
+        match time {
+            Some(time) => sleep_until(time).await,
+            None => pending().await,
+        }
+    }
+}
+
+impl Loop {
+    fn take(&mut self, update: Result<Update, watcher::Error>) {
+        match update {
+            Ok(update) => {
+                if self.tracker.update(update) {
+                    self.want();
+                }
+            }
+            Err(e) => tracing::debug!(error = &e as &dyn std::error::Error, "a watch of the network was interrupted"),
+        }
+    }
+
+    fn want(&mut self) {
+        if self.tracker.complete() && self.due.is_none() {
+            let now = Instant::now();
+            self.due = Some(self.last.map_or(now, |last| now.max(last + BURST)));
+        }
+    }
+
+    /// Brings rules, answers and statuses in line with the picture.
+    async fn program(&mut self) {
+        self.due = None;
+        self.last = Some(Instant::now());
+        let cluster = Arc::new(self.tracker.cluster.clone());
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
+        let site = self.network.site();
+        let mut programmer = std::mem::take(&mut self.programmer);
+        let wanted = load_balancers(&site, &cluster.services);
+        let done = blocking(move || {
+            let result = programmer.program(&site, &cluster);
+            Ok((programmer, result))
+        })
+        .await;
+        match done {
+            Ok((programmer, result)) => {
+                self.programmer = programmer;
+                self.settle(result);
+            }
+            Err(e) => self.settle(Err(e)),
+        }
+        self.publish(&wanted.into_keys().collect::<Vec<_>>()).await;
+    }
+
+    fn settle(&mut self, result: Result<(), NetError>) {
+        match result {
+            Ok(()) => self.retry = RETRY_MIN,
+            Err(e) => {
+                tracing::warn!(
+                    error = &e as &dyn std::error::Error,
+                    "the service rules could not be changed; trying again"
+                );
+                self.due = Some(Instant::now() + self.retry);
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+
+    /// Compares the kernel's rules with ours, and forwarding with what we need, and repairs.
+    async fn check(&mut self) {
+        let programmer = std::mem::take(&mut self.programmer);
+        let done = blocking(move || {
+            crate::host::repair()?;
+            let intact = programmer.intact();
+            Ok((programmer, intact))
+        })
+        .await;
+        if let Ok((programmer, intact)) = done {
+            self.programmer = programmer;
+            if intact.is_ok_and(|intact| intact) {
+                return;
+            }
+        }
+        tracing::warn!("the service rules were changed by something else; setting them anew");
+        self.programmer.forget();
+        self.want();
+    }
+
+    /// Shows load balancer services the address they have, and takes back what is no longer true.
+    async fn publish(&self, balanced: &[ObjectName]) {
+        let address = self.network.node_ip().to_string();
+        for (name, service) in &self.tracker.cluster.services {
+            let wanted: &[String] = if balanced.contains(name) { std::slice::from_ref(&address) } else { &[] };
+            let foreign = service.foreign_balancer;
+            if foreign || service.ingress == wanted {
+                continue;
+            }
+            let ingress: Vec<_> = wanted.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+            let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+            let api = Api::<ApiService>::namespaced(self.client.clone(), &name.0);
+            if let Err(e) = api.patch_status(&name.1, &PatchParams::default(), &Patch::Merge(status)).await {
+                let error = &e as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    namespace = name.0,
+                    service = name.1,
+                    "the load balancer address could not be written"
+                );
+            }
+        }
+    }
+}
