@@ -1,12 +1,12 @@
 //! Which fields a value has, and which fields two values differ in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::set::{FieldSet, Node, field};
-use super::walk::{Items, View, common_view, entries, entry, items, or_empty, same, view};
-use crate::schema::Type;
+use super::walk::{Items, View, common_view, entries, entry, implied, items, same, view};
+use crate::schema::{Field, Type};
 
 /// The fields that a value sets: its leaves, list items and map entries.
 pub(super) fn fields_of(ty: &Type, value: &Value) -> FieldSet {
@@ -30,7 +30,7 @@ fn node_of(ty: &Type, value: &Value) -> Node {
             for (key, value) in entries(Some(value)).into_iter().flatten() {
                 let (ty, known) = entry(ty, key);
                 let mut child = node_of(ty, value);
-                let empty = value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
+                let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 child.member |= empty || known.is_none();
                 node.children.put(field(key), child);
             }
@@ -95,7 +95,7 @@ impl Difference {
 }
 
 fn difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference {
-    let empty = |value: Option<&Value>| items(value).is_empty() && entries(value).is_none_or(serde_json::Map::is_empty);
+    let empty = |value: Option<&Value>| items(value).is_empty() && entries(value).is_none_or(Map::is_empty);
     let mut result = match common_view(ty, old, new) {
         View::Leaf => return Difference::leaf(old, new),
         // The difference between empty and null is one too.
@@ -111,14 +111,27 @@ fn difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference
 fn map_difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference {
     let mut result = Difference::default();
     let (left, right) = (entries(old), entries(new));
-    let only_right = right.into_iter().flat_map(|m| m.keys()).filter(|k| !left.is_some_and(|l| l.contains_key(*k)));
-    for key in left.into_iter().flat_map(|m| m.keys()).chain(only_right) {
-        let (ty, known) = entry(ty, key);
-        let (l, r) = (left.and_then(|m| m.get(key)), right.and_then(|m| m.get(key)));
-        let (l, r) = (or_empty(known, left.is_some(), l, r), or_empty(known, right.is_some(), r, l));
-        result.put(field(key), difference(ty, l, r));
+    let keys: BTreeSet<&str> = [left, right].into_iter().flatten().flat_map(|m| m.keys()).map(String::as_str).collect();
+    for &key in &keys {
+        let (child, known) = entry(ty, key);
+        let (l, r) = (value_of(ty, known, left, key), value_of(ty, known, right, key));
+        result.put(field(key), difference(child, l, r));
+    }
+    // Fields that neither sets come and go with the object.
+    if left.is_some() != right.is_some() {
+        for known in ty.fields().iter().filter(|f| !keys.contains(f.name.as_ref())) {
+            let name = &known.name;
+            let (l, r) = (value_of(ty, Some(known), left, name), value_of(ty, Some(known), right, name));
+            result.put(field(name), difference(&known.ty, l, r));
+        }
     }
     result
+}
+
+/// The value of a field: its own, or what Go would write.
+fn value_of<'v>(ty: &Type, known: Option<&Field>, map: Option<&'v Map<String, Value>>, key: &str) -> Option<&'v Value> {
+    let map = map?;
+    map.get(key).or_else(|| known.and_then(|field| implied(ty, field)))
 }
 
 fn list_difference(list: Items<'_>, old: &[Value], new: &[Value]) -> Difference {

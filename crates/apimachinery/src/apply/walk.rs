@@ -23,7 +23,6 @@ pub(super) struct Items<'a> {
     pub keys: &'a [Name],
 }
 
-/// The empty object that Go writes for a struct that is no pointer.
 static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 
 /// The view of a value. Null looks like the empty value of its type.
@@ -108,14 +107,13 @@ pub(super) fn same(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// The other side of a struct that Go always writes: `{}` where only one side has it.
-pub(super) fn or_empty<'v>(
-    field: Option<&Field>,
-    inside: bool,
-    value: Option<&'v Value>,
-    other: Option<&Value>,
-) -> Option<&'v Value> {
-    let implied =
-        || (inside && field.is_some_and(|f| f.value_struct) && other.is_some_and(Value::is_object)).then(|| &*EMPTY);
-    value.or_else(implied)
+/// What Go writes for a field that is not set, inside an object that is there: `{}` for a struct that is no pointer,
+/// `null` for a list or map that is required. A client that sets such a field changes it rather than adds it.
+pub(super) fn implied(ty: &Type, field: &Field) -> Option<&'static Value> {
+    if field.value_struct {
+        return Some(&EMPTY);
+    }
+    let built_in = !ty.name.is_empty();
+    (built_in && field.required && matches!(field.ty.shape, Shape::List { .. } | Shape::Map { .. }))
+        .then_some(&Value::Null)
 }
