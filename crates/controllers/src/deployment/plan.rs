@@ -13,7 +13,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::sets::{
-    REVISION, annotate_new, by_age, desired, desired_before, find_new, is_rolling, make_new, note_size, revision, size,
+    REVISION, actual, annotate_new, by_age, desired, desired_before, find_new, is_rolling, make_new, note_size,
+    revision, size,
 };
 use super::{rolling, scale, status};
 use crate::claim::{Claims, claim};
@@ -71,6 +72,21 @@ impl Draft {
         self.sets.iter().map(size).sum()
     }
 
+    /// The most pods there may be now: a set that was shrunk may not have deleted its pods yet.
+    pub fn most(&self) -> i32 {
+        self.sets.iter().map(|set| size(set).max(actual(set))).sum()
+    }
+
+    /// Whether every set has acted on its present size, so that [`Draft::most`] can be relied on. Growing waits for that;
+    /// Kubernetes does not, and may exceed the surge for a moment.
+    pub fn is_settled(&self) -> bool {
+        let existing = self.sets.iter().filter(|set| set.metadata.uid.is_some());
+        existing.into_iter().all(|set| {
+            let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+            observed >= set.metadata.generation
+        })
+    }
+
     /// Gives a set a size. Tells whether it changed.
     pub fn resize(&mut self, index: usize, replicas: i32) -> bool {
         let set = &mut self.sets[index];
@@ -97,7 +113,8 @@ impl Draft {
                 let mut set = make_new(&self.deployment);
                 annotate_new(&self.deployment, &mut set, newest);
                 note_size(&self.deployment, &mut set);
-                let replicas = rolling::new_size(&self.deployment, self.total(), 0);
+                let settled = self.is_settled() || !is_rolling(&self.deployment);
+                let replicas = if settled { rolling::new_size(&self.deployment, self.most(), 0) } else { 0 };
                 set.spec.get_or_insert_default().replicas = Some(replicas);
                 status::created_new(self, name(&set.metadata));
                 self.new = Some(self.sets.len());
@@ -183,8 +200,7 @@ fn old_pods_run(draft: &Draft, pods: &[Arc<Pod>]) -> bool {
     let uid_of = |index: &usize| draft.sets[*index].metadata.uid.as_deref();
     let is_old =
         |pod: &Pod| controller_of(&pod.metadata).is_some_and(|o| old.iter().any(|i| uid_of(i) == Some(&o.uid)));
-    old.iter().any(|index| super::sets::actual(&draft.sets[*index]) > 0)
-        || pods.iter().any(|pod| is_old(pod) && !is_terminal(pod))
+    old.iter().any(|index| actual(&draft.sets[*index]) > 0) || pods.iter().any(|pod| is_old(pod) && !is_terminal(pod))
 }
 
 /// Sets beyond the revision history limit that have nothing left.
@@ -199,7 +215,7 @@ fn outdated(draft: &Draft) -> Vec<usize> {
     let unused = |index: &usize| {
         let set = &draft.sets[*index];
         let observed = set.status.as_ref().and_then(|status| status.observed_generation);
-        size(set) == 0 && super::sets::actual(set) == 0 && set.metadata.generation <= observed
+        size(set) == 0 && actual(set) == 0 && set.metadata.generation <= observed
     };
     old.into_iter().take(excess).filter(unused).collect()
 }

@@ -1,6 +1,6 @@
 //! Steps of a rolling update.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
 use super::plan::Draft;
 use super::sets::{available, desired, is_rolling, max_surge, max_unavailable, size};
@@ -19,7 +19,13 @@ pub fn new_size(deployment: &Deployment, total: i32, current: i32) -> i32 {
 pub fn grow_new(draft: &mut Draft) -> bool {
     let Some(index) = draft.new else { return false };
     let (current, want) = (size(&draft.sets[index]), desired(&draft.deployment));
-    let target = if current > want { want } else { new_size(&draft.deployment, draft.total(), current) };
+    let target = if current > want {
+        want
+    } else if draft.is_settled() {
+        new_size(&draft.deployment, draft.most(), current)
+    } else {
+        current
+    };
     draft.sets[index].metadata.uid.is_some() && draft.resize(index, target)
 }
 
@@ -34,7 +40,7 @@ pub fn shrink_old(draft: &mut Draft) -> bool {
         return false;
     }
     let unhealthy = drop_unhealthy(draft, &old, spare);
-    let healthy = drop_healthy(draft, &old, least);
+    let healthy = drop_healthy(draft, &old, least, spare - unhealthy);
     unhealthy + healthy > 0
 }
 
@@ -50,8 +56,13 @@ fn drop_unhealthy(draft: &mut Draft, old: &[usize], most: i32) -> i32 {
     dropped
 }
 
-fn drop_healthy(draft: &mut Draft, old: &[usize], least: i32) -> i32 {
-    let spare = draft.sets.iter().map(available).sum::<i32>() - least;
+/// A set's status may be older than its size: it has no more pods to count on than it should have.
+fn sure(set: &ReplicaSet) -> i32 {
+    available(set).min(size(set))
+}
+
+fn drop_healthy(draft: &mut Draft, old: &[usize], least: i32, most: i32) -> i32 {
+    let spare = (draft.sets.iter().map(sure).sum::<i32>() - least).min(most);
     let mut dropped = 0;
     for &index in old {
         let current = size(&draft.sets[index]);

@@ -15,6 +15,9 @@ pub fn proportionally(draft: &mut Draft) {
     if active.len() <= 1 {
         let newest_old = draft.old().last().copied();
         if let Some(index) = active.first().copied().or(draft.new).or(newest_old) {
+            if size(&draft.sets[index]) < want && !draft.is_settled() {
+                return;
+            }
             draft.resize(index, want);
             note_size(&draft.deployment, &mut draft.sets[index]);
         }
@@ -33,6 +36,9 @@ fn share_out(draft: &mut Draft, mut active: Vec<usize>) {
     let want = desired(&draft.deployment);
     let allowed = if want > 0 { want + max_surge(&draft.deployment) } else { 0 };
     let change = allowed - active.iter().map(|index| size(&draft.sets[*index])).sum::<i32>();
+    if change > 0 && !draft.is_settled() {
+        return;
+    }
     if change > 0 {
         active.sort_by_key(|index| larger_then_newer(&draft.sets[*index]));
     } else if change < 0 {

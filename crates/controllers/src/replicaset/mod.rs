@@ -70,7 +70,7 @@ async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error
     reclaim(&context, &set, &plan).await?;
     let done = manage(&context, &set, &plan).await;
     let failure = done.as_ref().err().map(|(failure, _)| failure.clone());
-    let wait = write_status(&context, &key, failure.as_ref(), now).await?;
+    let wait = write_status(&context, &set, failure.as_ref(), now).await?;
     match done {
         Ok(()) => Ok(wait),
         Err((_, error)) => Err(error),
@@ -213,15 +213,17 @@ fn tell(context: &Context, set: &ReplicaSet, type_: Type, reason: &str, message:
     context.tell(set, type_, reason, message, COMPONENT);
 }
 
+/// Writes the status as of `acted_on`: a size that was asked for meanwhile is not yet observed.
 async fn write_status(
     context: &Context,
-    key: &Key,
+    acted_on: &ReplicaSet,
     failure: Option<&Failure>,
     now: Timestamp,
 ) -> Result<Option<Duration>, Error> {
-    let Some(set) = context.caches.replica_sets.get(key) else { return Ok(None) };
-    let (status, wait) = plan::status(&set, &candidates(context, &set), failure, now);
-    if set.status.as_ref() != Some(&status) {
+    let Some(set) = context.caches.replica_sets.get(&Key::of(acted_on)) else { return Ok(None) };
+    let (mut status, wait) = plan::status(&set, &candidates(context, &set), failure, now);
+    status.observed_generation = acted_on.metadata.generation;
+    if set.status.as_ref() != Some(&status) && set.metadata.uid == acted_on.metadata.uid {
         let mut updated = set.as_ref().clone();
         updated.status = Some(status);
         ignore_gone(context.writer.update(&context.caches.replica_sets, &set, &updated, Part::Status).await)?;
