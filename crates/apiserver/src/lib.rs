@@ -14,7 +14,7 @@
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
-//! | [`error`], [`answer`], [`body`], [`codec`], [`metrics`] | tools |
+//! | [`error`], [`answer`], [`body`], [`codec`], [`protobuf`], [`metrics`] | tools |
 
 pub mod answer;
 pub mod auth;
@@ -28,6 +28,7 @@ pub mod media;
 pub mod metrics;
 pub mod openapi;
 pub mod pki;
+pub mod protobuf;
 pub mod proxy;
 pub mod read;
 pub mod request;

@@ -91,6 +91,8 @@ pub enum BodyFormat {
     Json,
     /// YAML.
     Yaml,
+    /// Protocol buffers, in Kubernetes' envelope.
+    Protobuf,
 }
 
 /// The format of a body that is an object.
@@ -98,6 +100,7 @@ pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(BodyFormat::Protobuf),
         _ => Err(ApiError::UnsupportedMediaType(BODY_TYPES)),
     }
 }

@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(first.admin.cert, again.admin.cert);
         let other = Pki::load_or_create(dir.path(), env("2026-02-01T00:00:00Z"), &sans[..1]).expect("loads");
         assert_ne!(first.serving.cert, other.serving.cert);
-        let later = Pki::load_or_create(dir.path(), env("2026-12-20T00:00:00Z"), &sans[..1]).expect("loads");
+        let later = Pki::load_or_create(dir.path(), env("2027-01-10T00:00:00Z"), &sans[..1]).expect("loads");
         assert_ne!(other.serving.cert, later.serving.cert);
         assert_ne!(first.admin.cert, later.admin.cert);
         assert_eq!(first.ca_pem(), later.ca_pem());

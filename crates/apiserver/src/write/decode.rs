@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::options::FieldValidation;
 use crate::error::ApiError;
 use crate::media::{self, BodyFormat};
+use crate::protobuf;
 use crate::route::Context;
 
 /// What a body must be.
@@ -56,6 +57,10 @@ pub fn object(
 /// Text to a value; also returns what strict validation dislikes.
 pub fn syntax(format: BodyFormat, body: &[u8], kind: &str) -> Result<(Value, Vec<String>), ApiError> {
     let decoded = match format {
+        BodyFormat::Protobuf => {
+            let object = protobuf::decode(body).map_err(|error| unrecognized(kind, &error.to_string(), body))?;
+            return Ok((object, Vec::new()));
+        }
         BodyFormat::Json => decode::json(body, Limits::default()),
         BodyFormat::Yaml => decode::yaml(body, Limits::default()),
     };

@@ -209,6 +209,13 @@ fn prepare(
         object["metadata"]["namespace"] = cx.path.namespace.as_str().into();
     }
     object["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+    if part == Part::Binding {
+        // The binding itself was checked; it sets what no update may.
+        if ownership == Ownership::Update {
+            create::own(cx, Some(old), &mut object, options);
+        }
+        return Ok(Prepared { object, allocation: Allocation::default() });
+    }
     behaviour.prepare_update(&mut object, old, part);
     admission::update(cx, &mut object, old, part)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
