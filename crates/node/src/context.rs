@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use mycelium_api::env::Env;
-use tokio::sync::broadcast;
 
 use crate::client::ShimCommand;
 use crate::events::Events;
@@ -18,10 +17,6 @@ use crate::pod::downward::Facts;
 use crate::pod::environment::Objects;
 use crate::pod::status::Host;
 use crate::spec::oci::Machine;
-use crate::volumes::ObjectKind;
-
-/// A config map or secret that changed: kind, namespace, name.
-pub type Change = (ObjectKind, String, String);
 
 /// What every pod worker needs.
 pub struct Context {
@@ -53,9 +48,7 @@ pub struct Context {
     pub allocatable: BTreeMap<String, String>,
     /// Recorder of events.
     pub events: Events,
-    /// Config maps and secrets as they change.
-    pub changes: broadcast::Sender<Change>,
-    /// Asks for the watches behind `changes`, at the first pod that has need of them.
+    /// Asks for the watches of config maps and secrets, at the first pod that has need of them.
     pub watch_objects: Box<dyn Fn() + Send + Sync>,
 }
 

@@ -1,10 +1,11 @@
 //! Running a command in a container and waiting for it: for probes and hooks.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::client::{Shim, ShimError, pipe};
 use crate::shim::protocol::{Exec, Reply, Request};
@@ -49,23 +50,22 @@ pub async fn run(shim: &Shim, id: &str, command: &[String], timeout: Duration) -
 
 async fn run_unbounded(shim: &Shim, id: &str, command: &[String]) -> Result<Outcome, ExecError> {
     let (read, write) = pipe()?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
+    let mut read = Receiver::from_owned_fd(read)?;
     let request =
         Request::Exec(Exec { id: id.to_owned(), args: command.to_vec(), tty: false, stdio: [false, true, true] });
     let (mut connection, _) = shim.ask_with(&request, &[write.as_fd(), write.as_fd()]).await?;
     drop(write);
     let mut output = Vec::new();
-    let read = AsyncFd::register(read)?;
     // A child left behind may hold the pipe: the exit code ends the wait.
     let code = tokio::select! {
         biased;
         reply = connection.receive() => code_of(reply?.0),
-        result = collect(&read, &mut output) => {
+        result = collect(&mut read, &mut output) => {
             result?;
             code_of(connection.receive().await?.0)
         }
     };
-    drain(read.get_ref(), &mut output);
+    drain(&read, &mut output);
     Ok(Outcome { code, output: String::from_utf8_lossy(&output).into_owned() })
 }
 
@@ -76,22 +76,19 @@ fn code_of(reply: Reply) -> i32 {
     }
 }
 
-async fn collect(read: &AsyncFd<OwnedFd>, output: &mut Vec<u8>) -> io::Result<()> {
+async fn collect(read: &mut Receiver, output: &mut Vec<u8>) -> io::Result<()> {
     let mut chunk = [0; 2048];
     loop {
-        let mut ready = read.readable().await?;
-        match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut chunk)?)) {
-            Ok(Ok(0)) => return Ok(()),
-            Ok(Ok(count)) => keep(output, &chunk[..count]),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {}
+        match read.read(&mut chunk).await? {
+            0 => return Ok(()),
+            count => keep(output, &chunk[..count]),
         }
     }
 }
 
-fn drain(fd: &OwnedFd, output: &mut Vec<u8>) {
+fn drain(read: &Receiver, output: &mut Vec<u8>) {
     let mut chunk = [0; 2048];
-    while let Ok(count @ 1..) = rustix::io::read(fd, &mut chunk) {
+    while let Ok(count @ 1..) = read.try_read(&mut chunk) {
         keep(output, &chunk[..count]);
         if output.len() >= OUTPUT_BYTES_MAX {
             return;
@@ -101,5 +98,5 @@ fn drain(fd: &OwnedFd, output: &mut Vec<u8>) {
 
 fn keep(output: &mut Vec<u8>, chunk: &[u8]) {
     let room = OUTPUT_BYTES_MAX.saturating_sub(output.len());
-    let _ = chunk.take(room as u64).read_to_end(output);
+    output.extend_from_slice(&chunk[..chunk.len().min(room)]);
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -86,9 +86,17 @@ pub struct Handle {
     /// To tell it things.
     pub tell: mpsc::UnboundedSender<Message>,
     /// What it lets others know.
-    pub shared: Arc<Mutex<Shared>>,
+    pub shared: watch::Receiver<Shared>,
     /// The pod's folder.
     pub dir: PathBuf,
+    task: AbortHandle,
+}
+
+impl Handle {
+    /// Ends the worker; the pod runs on.
+    pub fn abandon(&self) {
+        self.task.abort();
+    }
 }
 
 struct Worker {
@@ -107,7 +115,7 @@ struct Worker {
     born: Instant,
     tokens: Tokens,
     tell: mpsc::UnboundedSender<Message>,
-    shared: Arc<Mutex<Shared>>,
+    shared: watch::Sender<Shared>,
     watch: Option<AbortHandle>,
     /// Tasks of a container's run: probes and its stop.
     tasks: BTreeMap<String, Vec<AbortHandle>>,
@@ -126,14 +134,13 @@ pub fn spawn(ctx: Arc<Context>, pod: Arc<Pod>, finished: impl FnOnce(&str) + Sen
     let (tell, messages) = mpsc::unbounded_channel();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let dir = ctx.pods.join(&uid);
-    let shared = Arc::new(Mutex::new(Shared { pod: pod.clone(), ..Shared::default() }));
-    let handle = Handle { tell: tell.clone(), shared: shared.clone(), dir: dir.clone() };
-    let worker = Worker::new(ctx, pod, uid.clone(), dir, tell, shared);
-    tokio::spawn(async move {
+    let (sender, shared) = watch::channel(Shared { pod: pod.clone(), ..Shared::default() });
+    let worker = Worker::new(ctx, pod, uid.clone(), dir.clone(), tell.clone(), sender);
+    let task = tokio::spawn(async move {
         worker.run(messages).await;
         finished(&uid);
     });
-    handle
+    Handle { tell, shared, dir, task: task.abort_handle() }
 }
 
 impl Worker {
@@ -143,7 +150,7 @@ impl Worker {
         uid: String,
         dir: PathBuf,
         tell: mpsc::UnboundedSender<Message>,
-        shared: Arc<Mutex<Shared>>,
+        shared: watch::Sender<Shared>,
     ) -> Self {
         let now = ctx.env.now();
         let start_time = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
@@ -224,7 +231,6 @@ impl Worker {
                 }
             }
         }
-        self.abort_all();
     }
 
     fn view(&self) -> PodView<'_> {
@@ -745,14 +751,23 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.pod = self.pod.clone();
-        shared.pid = self.pid;
-        shared.ips = match &self.sandbox {
-            SandboxView::Ready { ips } if !ips.is_empty() => ips.clone(),
-            _ => self.ctx.host.ips.clone(),
+        let ips = match &self.sandbox {
+            SandboxView::Ready { ips } if !ips.is_empty() => ips,
+            _ => &self.ctx.host.ips,
         };
-        shared.containers.clone_from(&self.containers);
+        self.shared.send_if_modified(|shared| {
+            let same = Arc::ptr_eq(&shared.pod, &self.pod)
+                && shared.pid == self.pid
+                && shared.ips == *ips
+                && shared.containers == self.containers;
+            if !same {
+                shared.pod = self.pod.clone();
+                shared.pid = self.pid;
+                shared.ips.clone_from(ips);
+                shared.containers.clone_from(&self.containers);
+            }
+            !same
+        });
     }
 
     fn report(&mut self) {
@@ -828,7 +843,10 @@ impl Worker {
         false
     }
 
-    fn abort_all(&mut self) {
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
         let stops = self.stops.values().map(|(task, _)| task);
         for task in self.tasks.values().flatten().chain(stops).chain(&self.watch) {
             task.abort();

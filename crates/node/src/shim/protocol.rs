@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const SOCKET: &str = "control.sock";
 /// Name of the file that describes the sandbox to its shim, and the pod to the next engine.
 pub const SANDBOX: &str = "sandbox.json";
+/// Name of the file with the shim's process id.
+pub const PID: &str = "shim.pid";
 /// Name of a container's state file in its bundle folder.
 pub const STATE: &str = "state.json";
 /// The folder of container bundles in a pod's folder.

@@ -58,6 +58,8 @@ fn pause() -> Result<i32, Error> {
     let pid = mycelium_linux::fork::fork(|| {
         let name = CString::new("mycelium-pause").unwrap_or_default();
         let _ = nix::sys::prctl::set_name(&name);
+        // Without the shim nobody would end it, and with it every process of the namespace.
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
         loop {

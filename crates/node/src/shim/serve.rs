@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::container::Container;
 use super::log::Stream;
-use super::protocol::{Reply, Request, SANDBOX, Sandbox, Snapshot};
+use super::protocol::{PID, Reply, Request, SANDBOX, Sandbox, Snapshot};
 use super::sandbox;
 use super::wire::{Received, Receiver, encode, send_some};
 
@@ -31,6 +31,7 @@ pub fn run(dir: &Path) -> Result<(), Error> {
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_name(c"mycelium-shim")?;
     std::env::set_current_dir(dir)?;
+    fs::write(dir.join(PID), std::process::id().to_string())?;
     let mut blocked = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         blocked.add(signal);
