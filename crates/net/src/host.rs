@@ -13,6 +13,7 @@ use mycelium_linux::netlink::{Family, Socket};
 use crate::config::{Names, NetConfig};
 use crate::conflict;
 use crate::error::NetError;
+use crate::firewall;
 use crate::forwarding;
 use crate::link::{self, Link, Mac, Route, Setting, Via};
 use crate::nft;
@@ -23,8 +24,6 @@ pub struct Host {
     pub pods: BTreeMap<u32, String>,
     /// Largest packet towards the world.
     pub mtu: u32,
-    /// Whether the anchor was there already, so that an earlier run's rules are in force.
-    pub adopted: bool,
 }
 
 /// An Ethernet address of ours; locally administered.
@@ -38,6 +37,13 @@ pub fn open() -> Result<Socket, NetError> {
     Socket::open(Family::Route).map_err(NetError::io("open a netlink socket"))
 }
 
+/// Whether an earlier run's anchor is there, so that its rules are in force.
+pub fn is_set_up(names: &Names) -> Result<bool, NetError> {
+    link::find(&mut open()?, &names.anchor)
+        .map(|link| link.is_some())
+        .map_err(NetError::io("look for the anchor interface"))
+}
+
 /// Makes the anchor, or adopts the one an earlier run left.
 pub fn setup(config: &NetConfig, names: &Names) -> Result<Host, NetError> {
     let mut socket = open()?;
@@ -45,13 +51,14 @@ pub fn setup(config: &NetConfig, names: &Names) -> Result<Host, NetError> {
     let routes = link::routes(&mut socket).map_err(NetError::io("list the routes"))?;
     conflict::find(config, names, &links, &routes)?;
     let pods = adopt(names, &links);
-    let adopted = make_anchor(config, names, &mut socket, &links, &pods)?;
+    make_anchor(config, names, &mut socket, &links, &pods)?;
     forwarding::enable(&links).map_err(NetError::io("switch forwarding on"))?;
-    Ok(Host { pods, mtu: mtu(&links, &routes), adopted })
+    Ok(Host { pods, mtu: mtu(&links, &routes) })
 }
 
-/// Switches forwarding on for interfaces that came up since.
-pub fn repair() -> Result<(), NetError> {
+/// Switches forwarding on for interfaces that came up since, and gets pods through firewalls that did.
+pub fn repair(names: &Names) -> Result<(), NetError> {
+    firewall::open(names)?;
     let links = link::links(&mut open()?).map_err(NetError::io("list the network interfaces"))?;
     forwarding::enable(&links).map_err(NetError::io("switch forwarding on"))
 }
@@ -72,7 +79,7 @@ fn make_anchor(
     socket: &mut Socket,
     links: &[Link],
     pods: &BTreeMap<u32, String>,
-) -> Result<bool, NetError> {
+) -> Result<(), NetError> {
     let wanted = describe(config);
     let found = links.iter().find(|link| link.name == names.anchor);
     match found {
@@ -107,8 +114,7 @@ fn make_anchor(
             link::route(config.service_cidr, via),
             link::configure(&names.anchor, Some(&wanted), &[]),
         ])
-        .map_err(failed())?;
-    Ok(adopted)
+        .map_err(failed())
 }
 
 /// The largest packet of the interface that the default route uses.
@@ -134,6 +140,7 @@ pub fn teardown(instance: &str) -> Result<(), NetError> {
     let names = Names::new(instance);
     let delete_table = format!("add table ip {0}\ndelete table ip {0}\n", names.table);
     let rules = nft::start(&delete_table);
+    firewall::close(&names);
     let mut socket = open()?;
     let links = link::links(&mut socket).map_err(NetError::io("list the network interfaces"))?;
     let (ours, others): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| names.owns(&link.name));

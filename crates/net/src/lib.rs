@@ -26,6 +26,7 @@ pub mod conflict;
 mod conntrack;
 pub mod dns;
 pub mod error;
+mod firewall;
 mod forwarding;
 mod host;
 pub mod ipam;

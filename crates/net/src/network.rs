@@ -49,12 +49,16 @@ impl Network {
         blocking(move || {
             config.validate()?;
             let names = config.names();
-            let host = host::setup(&config, &names)?;
-            if !host.adopted {
-                let node_ip = config.node_ip.or_else(host::node_ip).unwrap_or_else(|| config.gateway());
-                let site = Site::new(&config, node_ip);
-                nft::apply(&compile(&site, &Cluster::default(), None).rules.render_replacing(&names.table))?;
+            // `nft` works while the interfaces are made: together they take no longer than the slower one.
+            let rules = if host::is_set_up(&names)? { None } else { Some(start_rules(&config, &names)?) };
+            let host = host::setup(&config, &names);
+            if let Some(rules) = rules {
+                rules.finish()?;
+                if host.is_err() {
+                    nft::apply(&format!("delete table ip {}\n", names.table))?;
+                }
             }
+            let host = host?;
             let ipam = Mutex::new(Ipam::new(config.pod_cidr, host.pods));
             let api = Mutex::new(config.api);
             let inner = Inner { config, names, mtu: host.mtu, api, ipam, changed: Notify::new() };
@@ -158,6 +162,13 @@ impl Network {
 pub async fn teardown(instance: &str) -> Result<(), NetError> {
     let instance = instance.to_owned();
     blocking(move || host::teardown(&instance)).await
+}
+
+/// Begins to put the rules of an empty cluster in force.
+fn start_rules(config: &NetConfig, names: &Names) -> Result<nft::Running, NetError> {
+    let node_ip = config.node_ip.or_else(host::node_ip).unwrap_or_else(|| config.gateway());
+    let site = Site::new(config, node_ip);
+    Ok(nft::start(&compile(&site, &Cluster::default(), None).rules.render_replacing(&names.table))?)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

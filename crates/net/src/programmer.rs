@@ -10,7 +10,6 @@ use crate::nft;
 use crate::ruleset::Ruleset;
 
 /// Knows what is in the kernel, and changes it.
-#[derive(Default)]
 pub struct Programmer {
     table: String,
     /// What the kernel holds, if that is known.

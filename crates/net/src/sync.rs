@@ -6,7 +6,8 @@
 //!                └─► DNS reads the same picture
 //! ```
 
-use std::future::{Future, pending};
+use std::future::pending;
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{Cluster, ObjectName};
 use crate::compile::load_balancers;
 use crate::dns;
 use crate::error::NetError;
+use crate::host;
 use crate::network::{Network, blocking};
 use crate::programmer::Programmer;
 use crate::tracker::{Tracker, Update};
@@ -32,6 +34,8 @@ use crate::tracker::{Tracker, Update};
 const BURST: Duration = Duration::from_millis(10);
 /// How often the rules in the kernel are compared with ours.
 const RESYNC: Duration = Duration::from_secs(120);
+/// How often a port 53 that somebody else has is tried again.
+const DNS_RETRY: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -40,17 +44,29 @@ pub(crate) type Shared = Arc<RwLock<Arc<Cluster>>>;
 
 impl Network {
     /// Follows the cluster until the future is dropped: programs services and host ports, answers DNS, gives load balancer
-    /// services their address. Fails only if the DNS address cannot be listened at.
+    /// services their address. Fails only if the DNS address is gone: the network was torn down.
     pub async fn run(&self, client: Client) -> Result<(), NetError> {
-        let server = dns::Server::bind(self.dns_ip(), self.inner.config.host_resolv_conf.clone()).await?;
         let cluster = Shared::default();
-        let zone = dns::Zone::new(&self.inner.config);
-        let mut answering = std::pin::pin!(server.run(zone, cluster.clone()));
+        let mut answering = std::pin::pin!(self.answer(cluster.clone()));
         let mut following = std::pin::pin!(follow(self.clone(), client, cluster));
         tokio::select! {
             biased;
             () = &mut following => Ok(()),
-            () = &mut answering => Ok(()),
+            result = &mut answering => result,
+        }
+    }
+
+    /// Answers DNS, as soon as nobody else does at that address.
+    async fn answer(&self, cluster: Shared) -> Result<(), NetError> {
+        loop {
+            match dns::Server::bind(self.dns_ip(), self.inner.config.host_resolv_conf.clone()).await {
+                Ok(server) => server.run(dns::Zone::new(&self.inner.config), cluster.clone()).await,
+                Err(NetError::Io { source, what }) if source.kind() == ErrorKind::AddrInUse => {
+                    tracing::error!(error = &source as &dyn std::error::Error, "{what}");
+                    sleep(DNS_RETRY).await;
+                }
+                Err(e) => return Err(e),
+            }
         }
     }
 }
@@ -92,7 +108,7 @@ async fn follow(network: Network, client: Client, shared: Shared) {
         last: None,
         retry: RETRY_MIN,
     };
-    let mut resync = Instant::now() + RESYNC;
+    let mut resync = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -105,6 +121,7 @@ async fn follow(network: Network, client: Client, shared: Shared) {
             () = state.network.inner.changed.notified() => state.want(),
             () = at(state.due) => state.program().await,
             () = sleep_until(resync) => {
+                // The first time at once, for the firewalls that are there.
                 resync = Instant::now() + RESYNC;
                 state.check().await;
             }
@@ -112,12 +129,10 @@ async fn follow(network: Network, client: Client, shared: Shared) {
     }
 }
 
-fn at(time: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match time {
-            Some(time) => sleep_until(time).await,
-            None => pending().await,
-        }
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }
 
@@ -147,7 +162,8 @@ impl Loop {
         let cluster = Arc::new(self.tracker.cluster.clone());
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
         let site = self.network.site();
-        let mut programmer = std::mem::take(&mut self.programmer);
+        let table = self.network.inner.names.table.clone();
+        let mut programmer = std::mem::replace(&mut self.programmer, Programmer::new(table));
         let wanted = load_balancers(&site, &cluster.services);
         let done = blocking(move || {
             let result = programmer.program(&site, &cluster);
@@ -180,22 +196,25 @@ impl Loop {
 
     /// Compares the kernel's rules with ours, and forwarding with what we need, and repairs.
     async fn check(&mut self) {
-        let programmer = std::mem::take(&mut self.programmer);
+        let (names, table) = (self.network.inner.names.clone(), self.network.inner.names.table.clone());
+        let programmer = std::mem::replace(&mut self.programmer, Programmer::new(table));
         let done = blocking(move || {
-            crate::host::repair()?;
-            let intact = programmer.intact();
-            Ok((programmer, intact))
+            let repaired = host::repair(&names);
+            let intact = programmer.intact().unwrap_or(false);
+            Ok((programmer, intact, repaired))
         })
         .await;
-        if let Ok((programmer, intact)) = done {
-            self.programmer = programmer;
-            if intact.is_ok_and(|intact| intact) {
-                return;
-            }
+        let Ok((programmer, intact, repaired)) = done else { return };
+        self.programmer = programmer;
+        if let Err(e) = repaired {
+            tracing::warn!(error = &e as &dyn std::error::Error, "forwarding for pods could not be checked");
         }
-        tracing::warn!("the service rules were changed by something else; setting them anew");
-        self.programmer.forget();
-        self.want();
+        // Before the cluster is known, an earlier run's rules are in force.
+        if !intact && self.tracker.complete() {
+            tracing::warn!("the service rules were changed by something else; setting them anew");
+            self.programmer.forget();
+            self.want();
+        }
     }
 
     /// Shows load balancer services the address they have, and takes back what is no longer true.

@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, HostPort, ObjectName, Service, Slice};
 use crate::ruleset::Protocol;
 
 /// A watch event of one of the kinds we follow.
+#[allow(clippy::large_enum_variant, reason = "it lives for one call")]
 pub enum Update {
     /// A service.
     Service(Event<core::Service>),
@@ -104,7 +105,11 @@ impl Tracker {
             Step::Remove(name) => self.remove_slice(&name),
             Step::Keep(names) => {
                 let gone: Vec<_> = self.slice_owner.keys().filter(|name| !names.contains(*name)).cloned().collect();
-                gone.iter().fold(false, |changed, name| self.remove_slice(name) || changed)
+                let mut changed = false;
+                for name in gone {
+                    changed |= self.remove_slice(&name);
+                }
+                changed
             }
             Step::Put(object) => {
                 let name = name(&object);

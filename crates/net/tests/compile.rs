@@ -11,6 +11,7 @@ use mycelium_linux::process::command;
 use mycelium_net::NetConfig;
 use mycelium_net::cluster::{Cluster, Endpoint, HostPort, Service, ServicePort, Slice, SlicePort};
 use mycelium_net::compile::{Site, compile};
+use mycelium_net::programmer::Programmer;
 use mycelium_net::ruleset::{Protocol, Ruleset, diff};
 use mycelium_net::tracker::{Tracker, Update};
 use proptest::prelude::*;
@@ -91,6 +92,27 @@ fn the_kernel_accepts_the_rules_and_the_differences() {
             current = next;
         }
         nft(&current.render_replacing("t"));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_table_changed_by_others_is_noticed() {
+    let namespace = netns::create().expect("this test needs root");
+    netns::run_in(&namespace, || {
+        let mut programmer = Programmer::new("t".to_owned());
+        for path in cases() {
+            programmer.program(&site(), &load(&path)).unwrap();
+            assert!(programmer.intact().unwrap(), "{}", path.display());
+        }
+        for damage in ["flush chain ip t services", "flush map ip t frontends", "flush ruleset"] {
+            nft(damage);
+            assert!(!programmer.intact().unwrap(), "{damage}");
+            programmer.forget();
+            programmer.program(&site(), &Cluster::default()).unwrap();
+            assert!(programmer.intact().unwrap());
+        }
         Ok(())
     })
     .unwrap();

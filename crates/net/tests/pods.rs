@@ -109,12 +109,32 @@ fn a_restarted_engine_adopts_its_pods() {
     });
 }
 
+/// Not a promise, which is kept by a release build alone on its machine, but it would show a wait that has no place here.
+#[test]
+fn setting_up_is_quick() {
+    on_host(|_| async {
+        let start = tokio::time::Instant::now();
+        let network = Network::setup(config()).await.unwrap();
+        let ready = start.elapsed();
+        let namespaces: Vec<_> = (0..20).map(|_| netns::create().unwrap()).collect();
+        let start = tokio::time::Instant::now();
+        for (index, namespace) in namespaces.into_iter().enumerate() {
+            network.attach_pod(namespace, &format!("uid-{index}")).await.unwrap();
+        }
+        println!("set up in {ready:?}, each of 20 pods in {:?}", start.elapsed() / 20);
+        assert!(ready < common::SECOND && start.elapsed() < 20 * common::SECOND / 4);
+    });
+}
+
 #[test]
 fn ranges_in_use_are_refused() {
     on_host(|_| async {
+        let before = traces();
         ip("route add 10.77.4.0/24 dev eth0");
         let error = Network::setup(config()).await.err().unwrap();
         assert!(matches!(error, NetError::Conflict(_)), "{error}");
         assert!(error.to_string().contains("eth0") && error.to_string().contains("--pod-cidr"), "{error}");
+        ip("route del 10.77.4.0/24 dev eth0");
+        assert_eq!(traces(), before, "a failed setup leaves nothing");
     });
 }

@@ -121,7 +121,7 @@ fn a_virtual_address_spreads_over_its_backends() {
             // A pod behind the service reaches itself through it.
             assert_eq!(names(&a.namespace, (VIP, 80)), set(&["a", "b"]));
             // What is not a port of the service is refused at once, and so is the node's own loopback from a pod.
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             assert_eq!(client.greet((VIP, 81)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
             assert!(greet((VIP, 81)).is_err());
             assert!(start.elapsed() < common::SECOND);
@@ -369,6 +369,38 @@ fn the_api_server_answers_at_the_kubernetes_service() {
         let client = std::sync::Arc::new(client);
         let greet = move || client.greet((Ipv4Addr::new(10, 78, 0, 1), 443)).ok();
         assert_eq!(until("the API", greet).await.0, "api");
+    });
+}
+
+#[test]
+fn pods_get_through_a_firewall_that_drops_by_policy() {
+    on_host(|_| async {
+        if mycelium_linux::process::command("iptables").arg("--version").output().is_err() {
+            println!("skipped: iptables is not installed");
+            return;
+        }
+        for rule in ["-P FORWARD DROP", "-P INPUT DROP", "-A INPUT -i lo -j ACCEPT"] {
+            run("iptables", &rule.split(' ').collect::<Vec<_>>());
+        }
+        let before = run("iptables", &["-S"]);
+        let network = Network::setup(config()).await.unwrap();
+        let (a, b) = backends(&network).await;
+        assert!(off(move || (a.greet((b.ip, 8080)), a)).await.0.is_err());
+        let api = Api::default();
+        let task = tokio::spawn({
+            let (network, client) = (network.clone(), api.client());
+            async move { network.run(client).await }
+        });
+        let client = std::sync::Arc::new(pod(&network, "uid-client").await);
+        let there = client.clone();
+        until("the way to other pods", move || there.greet((Ipv4Addr::new(10, 77, 0, 3), 8080)).ok()).await;
+        until("the way to DNS", move || {
+            netns::run_in(&client.namespace, || connect((Ipv4Addr::new(10, 78, 0, 10), 53))).ok()
+        })
+        .await;
+        task.abort();
+        mycelium_net::teardown(common::INSTANCE).await.unwrap();
+        assert_eq!(run("iptables", &["-S"]), before);
     });
 }
 
