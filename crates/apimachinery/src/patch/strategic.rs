@@ -97,9 +97,10 @@ fn merge_map(ty: &Type, mut original: Object, mut patch: Object) -> Result<Objec
             (Some(Value::Object(old)), Value::Object(new)) if !strategy.replace_maps => {
                 *old = merge_map(strategy.ty, std::mem::take(old), new)?;
             }
-            (_, value) => {
-                original.insert(field.to_owned(), without_directives(value));
-            }
+            (_, value) => match new_value(value) {
+                Some(value) => drop(original.insert(field.to_owned(), value)),
+                None => drop(original.remove(field)),
+            },
         }
     }
     Ok(original)
@@ -134,6 +135,9 @@ fn merge_ordered_lists(ty: &Type, original: &mut Object, patch: &mut Object) -> 
         if order.iter().any(|item| identity.of(item).is_none()) {
             return Err(malformed("invalid patch format of setElementOrder list"));
         }
+        if let Some(Value::Array(items)) = patch.get(&field) {
+            check_order(items, &order, identity)?;
+        }
         let Some(server) = take_list(original, &field)? else {
             // A list that is new, or deleted by a null, needs no order but its own.
             continue;
@@ -148,7 +152,6 @@ fn merge_ordered_lists(ty: &Type, original: &mut Object, patch: &mut Object) -> 
             None => {}
             Some(Value::Array(_)) => {
                 let Some(Value::Array(items)) = patch.remove(&field) else { continue };
-                check_order(&items, &order, identity)?;
                 merged = merge_list(&strategy, merged, items, false)?;
             }
             Some(_) => return Err(failed(format!("expected a list in field {field:?}"))),
@@ -166,19 +169,47 @@ fn take_list(original: &mut Object, field: &str) -> Result<Option<Vec<Value>>, P
     }
 }
 
-/// Every item of the patch that stays must be in the stated order.
+/// The items of the patch that stay must come in the stated order.
 fn check_order(items: &[Value], order: &[Value], identity: Identity<'_>) -> Result<(), PatchError> {
-    let missing = items
-        .iter()
-        .filter(|item| item.get(DIRECTIVE).is_none())
-        .find(|item| identity.of(item).is_some() && identity.position(order, item).is_none());
-    match missing {
-        None => Ok(()),
-        Some(item) => Err(failed(format!(
-            "The order in patch list:\n{item}\n doesn't match $setElementOrder list:\n{}\n",
-            Value::Array(order.to_vec())
-        ))),
+    let directive = |item: &Value| item.get(DIRECTIVE).cloned();
+    let mut staying = items.iter().filter(|item| directive(item) != Some("delete".into())).peekable();
+    let mut order_left = order.iter();
+    // Other directives are passed over while the order lasts.
+    while let (Some(item), false) = (staying.peek(), order_left.as_slice().is_empty()) {
+        let found = match directive(item) {
+            Some(_) => true,
+            None => order_left.next().and_then(|o| identity.of(o)) == identity.of(item),
+        };
+        if found {
+            staying.next();
+        }
     }
+    if staying.peek().is_none() || order.is_empty() || items.is_empty() {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+        go_list(items),
+        go_list(order)
+    )))
+}
+
+/// A value as Go prints it.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => go_list(items),
+        Value::Object(map) => {
+            let entries: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+            format!("map[{}]", entries.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn go_list(items: &[Value]) -> String {
+    format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" "))
 }
 
 fn merge_list(
@@ -191,7 +222,7 @@ fn merge_list(
         return Ok(original.into_iter().filter(|item| !patch.contains(item)).collect());
     }
     if !strategy.merge_lists {
-        return Ok(patch.into_iter().map(without_directives).collect());
+        return Ok(patch.into_iter().filter_map(new_value).collect());
     }
     if original.iter().chain(&patch).all(Value::is_object) && !(original.is_empty() && patch.is_empty()) {
         let Some(key) = strategy.key else {
@@ -213,7 +244,7 @@ fn merge_list(
 
 fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<Vec<Value>, PatchError> {
     let identity = Identity(Some(key));
-    let no_key = |item: &Value| failed(format!("map: {item} does not contain declared merge key: {key}"));
+    let no_key = |item: &Value| failed(format!("map: {} does not contain declared merge key: {key}", go_text(item)));
     let mut replace = false;
     let mut items = Vec::new();
     for item in patch {
@@ -229,7 +260,7 @@ fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &s
         }
     }
     if replace {
-        return Ok(items.into_iter().map(without_directives).collect());
+        return Ok(items.into_iter().filter_map(new_value).collect());
     }
     let mut merged = original.clone();
     for item in &items {
@@ -239,32 +270,48 @@ fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &s
                 let new = item.as_object().cloned().unwrap_or_default();
                 *old = merge_map(ty, std::mem::take(old), new)?;
             }
-            _ => merged.push(without_directives(item.clone())),
+            _ => merged.push(new_item(item.clone())),
         }
     }
     Ok(normalize(merged, &items, &original, identity))
 }
 
-/// A value that is new in the object: nulls and directives are for what was there before.
-fn without_directives(value: Value) -> Value {
+/// A value that is new in the object, without what is meant for something that was there before: nulls, and maps
+/// and items with a directive. None if nothing of it is meant for here.
+fn new_value(value: Value) -> Option<Value> {
     match value {
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .filter(|(key, value)| {
-                    !value.is_null()
-                        && key != DIRECTIVE
-                        && key != RETAIN_KEYS
-                        && !key.starts_with(DELETE_FROM_LIST)
-                        && !key.starts_with(SET_ORDER)
-                })
-                .map(|(key, value)| (key, without_directives(value)))
-                .collect(),
-        ),
-        Value::Array(items) => {
-            let is_gone =
-                |item: &Value| matches!(item.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace"));
-            Value::Array(items.into_iter().filter(|item| !is_gone(item)).map(without_directives).collect())
+        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
+        Value::Object(map) => Some(Value::Object(plain_entries(map, new_value))),
+        other => new_list_or_scalar(other),
+    }
+}
+
+/// An item that is new in a merged list. Unlike in a [`new_value`], maps with a directive stay, without it.
+fn new_item(item: Value) -> Value {
+    match item {
+        Value::Object(map) => {
+            let entries = plain_entries(map, |value| match value {
+                Value::Object(_) => Some(new_item(value)),
+                other => new_list_or_scalar(other),
+            });
+            Value::Object(entries)
         }
         other => other,
     }
+}
+
+fn new_list_or_scalar(value: Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(new_value).collect())),
+        other => Some(other),
+    }
+}
+
+fn plain_entries(map: Object, convert: impl Fn(Value) -> Option<Value>) -> Object {
+    let is_directive = |key: &str| {
+        key == DIRECTIVE || key == RETAIN_KEYS || key.starts_with(DELETE_FROM_LIST) || key.starts_with(SET_ORDER)
+    };
+    let entries = map.into_iter().filter(|(key, _)| !is_directive(key));
+    entries.filter_map(|(key, value)| Some((key, convert(value)?))).collect()
 }
