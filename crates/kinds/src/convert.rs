@@ -115,10 +115,10 @@ pub fn autoscaler_to_v1(autoscaler: &Value) -> Value {
             status.insert("currentCPUUtilizationPercentage".to_owned(), now);
         }
     }
-    if !notes.is_empty() {
-        if let Some(annotations) = crate::value::ensure_object(&mut result, &["metadata", "annotations"]) {
-            annotations.extend(notes);
-        }
+    if !notes.is_empty()
+        && let Some(annotations) = crate::value::ensure_object(&mut result, &["metadata", "annotations"])
+    {
+        annotations.extend(notes);
     }
     result
 }

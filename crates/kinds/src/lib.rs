@@ -67,6 +67,9 @@ pub enum Generation {
     SpecAndAnnotations,
 }
 
+/// Says what is wrong with a name.
+pub type NameRule = fn(&str) -> Vec<String>;
+
 /// Collects validation errors.
 pub type Errors = Vec<FieldError>;
 
@@ -82,7 +85,7 @@ pub struct Kind {
     pub has_status: bool,
     /// When the generation counts up.
     pub generation: Generation,
-    name_rule: fn(&str) -> Vec<String>,
+    name_rule: NameRule,
     defaults: fn(version: &str, object: &mut Value),
     on_create: fn(&mut Value),
     on_update: fn(new: &mut Value, old: &Value, part: Part),
@@ -151,10 +154,10 @@ impl Kind {
     /// Prepares an object that is about to be created: no status, first generation, what the kind's storage adds.
     /// The caller sets uid and creation time.
     pub fn prepare_create(&self, object: &mut Value) {
-        if self.has_status {
-            if let Some(object) = object.as_object_mut() {
-                object.remove("status");
-            }
+        if self.has_status
+            && let Some(object) = object.as_object_mut()
+        {
+            object.remove("status");
         }
         if let Some(metadata) = value::ensure_object(object, &["metadata"]) {
             metadata.remove("generation");
@@ -233,14 +236,14 @@ impl Kind {
     pub fn validate_create(&self, object: &Value) -> Errors {
         let mut errors = meta::validate(object, self.namespaced, self.name_rule);
         (self.check)(object, &mut errors);
-        errors
+        once_each(errors)
     }
 
     /// What is wrong with an update of `old` to `new`.
     pub fn validate_update(&self, new: &Value, old: &Value, part: Part) -> Errors {
         let mut errors = meta::validate_update(new, old);
         (self.check_update)(new, old, part, &mut errors);
-        errors
+        once_each(errors)
     }
 
     /// What is wrong with a name (or, with `generate`, with the prefix of a generated one).
@@ -287,6 +290,17 @@ impl Kind {
     pub fn is_custom(&self) -> bool {
         self.kind.is_empty()
     }
+}
+
+/// Rules overlap; clients hear of each fault once.
+fn once_each(errors: Errors) -> Errors {
+    let mut unique = Errors::with_capacity(errors.len());
+    for error in errors {
+        if !unique.contains(&error) {
+            unique.push(error);
+        }
+    }
+    unique
 }
 
 /// A field at a dotted path, as the text a field selector compares with.

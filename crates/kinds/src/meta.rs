@@ -6,8 +6,8 @@ use mycelium_api::field::{ErrorKind, FieldError, Path};
 use mycelium_api::names;
 use serde_json::Value;
 
-use crate::Errors;
 use crate::value::{at, ensure_object, entries, flag, int, is_empty, list, same, text, texts};
+use crate::{Errors, NameRule};
 
 /// All keys and values of all annotations together.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -16,7 +16,7 @@ const ANNOTATIONS_MAX: usize = 256 * 1024;
 pub const IMMUTABLE: &str = "field is immutable";
 
 /// What is wrong with the metadata of a new object.
-pub fn validate(object: &Value, namespaced: Option<bool>, name_rule: fn(&str) -> Vec<String>) -> Errors {
+pub fn validate(object: &Value, namespaced: Option<bool>, name_rule: NameRule) -> Errors {
     let path = Path::new("metadata");
     let metadata = &object["metadata"];
     let mut errors = Errors::new();
@@ -61,7 +61,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Errors {
 }
 
 /// Applies a kind's rule to a name, or to the prefix of a generated one.
-pub fn check_name(rule: fn(&str) -> Vec<String>, name: &str, generate: bool) -> Vec<String> {
+pub fn check_name(rule: NameRule, name: &str, generate: bool) -> Vec<String> {
     if generate { rule(&names::mask_generated(name)) } else { rule(name) }
 }
 

@@ -37,10 +37,10 @@ pub fn of(object: &Value) -> Value {
     if replicas != 0 {
         scale["spec"]["replicas"] = replicas.into();
     }
-    if let Ok(selector) = parsed.map(|selector| selector.to_string()) {
-        if !selector.is_empty() {
-            scale["status"]["selector"] = selector.into();
-        }
+    if let Ok(selector) = parsed.map(|selector| selector.to_string())
+        && !selector.is_empty()
+    {
+        scale["status"]["selector"] = selector.into();
     }
     scale
 }

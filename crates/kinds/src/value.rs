@@ -1,6 +1,8 @@
 //! Reading and filling JSON without trusting its shape: objects come from outside, and a wrong type must at most
 //! mean that nothing happens here (the schema check reports it), never a panic.
 
+use std::collections::BTreeMap;
+
 use mycelium_api::quantity::Quantity;
 use serde_json::{Map, Value};
 
@@ -47,6 +49,11 @@ pub fn has(value: &Value, path: &[&str]) -> bool {
 /// The texts in the list at a path.
 pub fn texts<'a>(value: &'a Value, path: &[&str]) -> impl Iterator<Item = &'a str> + use<'a> {
     list(value, path).iter().filter_map(Value::as_str)
+}
+
+/// The map of texts at a path, such as labels.
+pub fn text_map(value: &Value, path: &[&str]) -> BTreeMap<String, String> {
+    entries(value, path).filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// Writable access to the object at a path, if every step exists and the end is an object.

@@ -50,12 +50,12 @@ pub static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
 };
 
 fn fill_v2(spec: &mut Value) {
-    if list(spec, &["metrics"]).is_empty() {
-        if let Some(spec) = spec.as_object_mut() {
-            let cpu = json!([{"type": "Resource", "resource":
+    if list(spec, &["metrics"]).is_empty()
+        && let Some(spec) = spec.as_object_mut()
+    {
+        let cpu = json!([{"type": "Resource", "resource":
                 {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
-            spec.insert("metrics".to_owned(), cpu);
-        }
+        spec.insert("metrics".to_owned(), cpu);
     }
     each(spec, &["metrics"], |metric| {
         for kind in ["resource", "containerResource", "pods", "object", "external"] {

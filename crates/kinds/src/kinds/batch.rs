@@ -23,12 +23,7 @@ pub static JOB: Kind = Kind {
     defaults: |_, job| {
         ensure_object(job, &["spec"]);
         within(job, &["spec"], fill_job);
-        let from_template = at(job, &["spec", "template", "metadata", "labels"]).clone();
-        if !is_empty(&from_template) && is_empty(at(job, &["metadata", "labels"])) {
-            if let Some(metadata) = ensure_object(job, &["metadata"]) {
-                metadata.insert("labels".to_owned(), from_template);
-            }
-        }
+        labels_from_template(job);
     },
     on_create: select_own_pods,
     check: |job, errors| check_job(&job["spec"], true, &Path::new("spec"), errors),
@@ -166,6 +161,18 @@ fn select_own_pods(job: &mut Value) {
     }
     if let Some(labels) = ensure_object(job, &["spec", "selector", "matchLabels"]) {
         crate::value::fill_in(labels, UID_LABELS[1], uid);
+    }
+    labels_from_template(job);
+}
+
+/// A job without labels has those of its pods.
+fn labels_from_template(job: &mut Value) {
+    let from_template = at(job, &["spec", "template", "metadata", "labels"]).clone();
+    if !is_empty(&from_template)
+        && is_empty(at(job, &["metadata", "labels"]))
+        && let Some(metadata) = ensure_object(job, &["metadata"])
+    {
+        metadata.insert("labels".to_owned(), from_template);
     }
 }
 

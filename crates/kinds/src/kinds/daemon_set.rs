@@ -101,12 +101,6 @@ fn check(set: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid(&selector_path, selector.clone(), detail));
     }
     let parsed = Selector::from_value(selector).unwrap_or_default();
-    if !has(spec, &["selector"]) {
-        let labels = at(spec, &["template", "metadata", "labels"]).clone();
-        let labels_path = path.child("template").child("metadata").child("labels");
-        let detail = "`selector` does not match template `labels`";
-        errors.push(FieldError::invalid(&labels_path, labels, detail));
-    }
     check_template(spec, &parsed, &path, "DaemonSet", errors);
     not_negative(errors, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     check_strategy(&spec["updateStrategy"], &path.child("updateStrategy"), errors);

@@ -1,11 +1,15 @@
 //! Node.
 
 use jiff::Timestamp;
+use mycelium_api::field::{FieldError, Path};
+use mycelium_api::quantity::Quantity;
 use serde_json::Value;
 
+use crate::pod::validate_scheduling::check_taints;
+use crate::service::addresses::check_cidr;
 use crate::table::{AGE_COLUMN, Column, NAME, age, condition, name, text_or};
-use crate::value::{at, canonical_resources, ensure_object, entries, flag, has, list, text};
-use crate::{FieldLabels, Kind, Refusal};
+use crate::value::{at, canonical_resources, ensure_object, entries, flag, has, list, same, text, texts};
+use crate::{Errors, FieldLabels, Kind, Part, Refusal};
 
 pub static NODE: Kind = Kind {
     defaults: |_, node| {
@@ -18,6 +22,8 @@ pub static NODE: Kind = Kind {
             }
         }
     },
+    check,
+    check_update,
     columns: &[
         NAME,
         Column::text("Status", "Whether the node is ready."),
@@ -81,4 +87,48 @@ fn roles(node: &Value) -> String {
 fn address(node: &Value, kind: &str) -> Value {
     let found = list(node, &["status", "addresses"]).iter().find(|address| text(address, &["type"]) == kind);
     found.map_or("<none>", |address| text(address, &["address"])).into()
+}
+
+fn check(node: &Value, errors: &mut Errors) {
+    check_spec(node, errors);
+    for (index, cidr) in texts(node, &["spec", "podCIDRs"]).enumerate() {
+        check_cidr(cidr, &Path::new("spec").child("podCIDRs").index(index), errors);
+    }
+}
+
+fn check_spec(node: &Value, errors: &mut Errors) {
+    // Clients know this path, odd as it is: taints are in the spec.
+    check_taints(&node["spec"], &Path::new("metadata").child("taints"), errors);
+    for key in ["capacity", "allocatable"] {
+        for (name, amount) in entries(node, &["status", key]) {
+            let Ok(amount) = Quantity::from_json(amount) else { continue };
+            if amount.is_negative() {
+                let path = Path::new("status").child(key).key(name);
+                let detail = "must be greater than or equal to 0";
+                errors.push(FieldError::invalid(&path, amount.to_string(), detail));
+            }
+        }
+    }
+}
+
+fn check_update(new: &Value, old: &Value, _: Part, errors: &mut Errors) {
+    check_spec(new, errors);
+    let path = Path::new("spec");
+    let before = at(old, &["spec", "podCIDRs"]);
+    if !list(before, &[]).is_empty() && !same(before, at(new, &["spec", "podCIDRs"])) {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(FieldError::forbidden(&path.child("podCIDRs"), detail));
+    }
+    let provider = text(old, &["spec", "providerID"]);
+    if !provider.is_empty() && provider != text(new, &["spec", "providerID"]) {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errors.push(FieldError::forbidden(&path.child("providerID"), detail));
+    }
+    let addresses = list(new, &["status", "addresses"]);
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            let path = Path::new("status").child("addresses").index(index);
+            errors.push(FieldError::duplicate(&path, address.clone()));
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::workload::{check_not_negative, check_template};
 use crate::meta::check_labels;
 use crate::pod::defaults;
 use crate::table::{age, containers, labels, name, number};
-use crate::value::{at, ensure_object, fill, is_empty, within};
+use crate::value::{at, ensure_object, fill, is_empty, text_map, within};
 use crate::{Errors, FieldLabels, Generation, Kind, Part, Refusal, read_path};
 
 pub static REPLICATION_CONTROLLER: Kind = Kind {
@@ -27,10 +27,10 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
             return;
         }
         for (holder, key) in [("spec", "selector"), ("metadata", "labels")] {
-            if is_empty(&controller[holder][key]) {
-                if let Some(holder) = ensure_object(controller, &[holder]) {
-                    holder.insert(key.to_owned(), from_template.clone());
-                }
+            if is_empty(&controller[holder][key])
+                && let Some(holder) = ensure_object(controller, &[holder])
+            {
+                holder.insert(key.to_owned(), from_template.clone());
             }
         }
     },
@@ -67,5 +67,6 @@ fn check(controller: &Value, errors: &mut Errors) {
     }
     check_labels(&spec["selector"], &path.child("selector"), errors);
     check_not_negative(&spec["replicas"], &path.child("replicas"), errors);
-    check_template(spec, &Selector::from_map_value(&spec["selector"]), &path, "ReplicationController", errors);
+    let labels = text_map(spec, &["selector"]);
+    check_template(spec, &Selector::from_labels(labels), &path, "ReplicationController", errors);
 }

@@ -88,15 +88,11 @@ fn check(secret: &Value, errors: &mut Errors) {
             require(&[".dockerconfigjson"], errors);
             check_json(secret, ".dockerconfigjson", &data, errors);
         }
-        "kubernetes.io/basic-auth" => {
-            if !has(secret, &["data", "username"]) && !has(secret, &["data", "password"]) {
-                require(&["username", "password"], errors);
-            }
+        "kubernetes.io/basic-auth" if !has(secret, &["data", "username"]) && !has(secret, &["data", "password"]) => {
+            require(&["username", "password"], errors);
         }
-        "kubernetes.io/ssh-auth" => {
-            if text(secret, &["data", "ssh-privatekey"]).is_empty() {
-                errors.push(FieldError::required(&data.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if text(secret, &["data", "ssh-privatekey"]).is_empty() => {
+            errors.push(FieldError::required(&data.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/tls" => require(&["tls.crt", "tls.key"], errors),
         _ => {}
@@ -105,9 +101,9 @@ fn check(secret: &Value, errors: &mut Errors) {
 
 fn check_json(secret: &Value, key: &str, data: &Path, errors: &mut Errors) {
     let Ok(bytes) = STANDARD.decode(text(secret, &["data", key])) else { return };
-    if has(secret, &["data", key]) {
-        if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-            errors.push(FieldError::invalid(&data.key(key), "<secret contents redacted>", error.to_string()));
-        }
+    if has(secret, &["data", key])
+        && let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes)
+    {
+        errors.push(FieldError::invalid(&data.key(key), "<secret contents redacted>", error.to_string()));
     }
 }

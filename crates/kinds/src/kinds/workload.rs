@@ -51,7 +51,7 @@ pub fn check_template(spec: &Value, selector: &Selector, path: &Path, kind: &str
         return;
     }
     let labels = at(template, &["metadata", "labels"]);
-    if !selector.is_empty() && !selector.requirements().is_empty() && !selector.matches_value(labels) {
+    if !selector.is_empty() && !selector.matches_value(labels) {
         let detail = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid(&path.child("metadata").child("labels"), labels.clone(), detail));
     }

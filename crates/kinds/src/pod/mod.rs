@@ -7,7 +7,7 @@ pub mod status;
 pub mod update;
 pub mod validate;
 mod validate_container;
-mod validate_scheduling;
+pub(crate) mod validate_scheduling;
 mod validate_security;
 mod validate_volume;
 

@@ -3,7 +3,8 @@
 use mycelium_api::field::{FieldError, Path};
 use serde_json::Value;
 
-use crate::value::{at, ensure_object, int, list, same, text};
+use super::validate;
+use crate::value::{at, ensure_object, entries, int, list, same, text};
 use crate::{Errors, Part};
 
 const SPEC_FIXED: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -11,8 +12,19 @@ const SPEC_FIXED: &str = "pod updates may not change fields other than `spec.con
 /// What is wrong with an update of a pod.
 pub fn check(new: &Value, old: &Value, part: Part, errors: &mut Errors) {
     match part {
-        Part::Main | Part::Binding => check_spec(new, old, errors),
-        Part::EphemeralContainers => check_ephemeral(new, old, errors),
+        Part::Main => {
+            validate::any_pod(new, errors);
+            check_spec(new, old, errors);
+        }
+        Part::EphemeralContainers => {
+            validate::any_pod(new, errors);
+            check_ephemeral(new, old, errors);
+        }
+        Part::Resize => {
+            validate::any_pod(new, errors);
+            check_resize(new, old, errors);
+        }
+        Part::Status => check_status(new, old, errors),
         _ => {}
     }
 }
@@ -30,29 +42,96 @@ fn check_spec(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
     check_deadline(new_spec, old_spec, &spec.child("activeDeadlineSeconds"), errors);
-    check_gates(new_spec, old_spec, &spec.child("schedulingGates"), errors);
     check_tolerations(new_spec, old_spec, &spec.child("tolerations"), errors);
-
-    let mut allowed = new_spec.clone();
-    for key in ["containers", "initContainers"] {
-        copy_images(&mut allowed, old_spec, key);
-    }
-    copy(&mut allowed, old_spec, "activeDeadlineSeconds");
-    copy(&mut allowed, old_spec, "tolerations");
-    copy(&mut allowed, old_spec, "schedulingGates");
-    if int(old_spec, &["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0)
-        && int(new_spec, &["terminationGracePeriodSeconds"]) == Some(1)
-    {
-        copy(&mut allowed, old_spec, "terminationGracePeriodSeconds");
-    }
-    if !list(old_spec, &["schedulingGates"]).is_empty() {
-        copy(&mut allowed, old_spec, "nodeSelector");
-        copy(&mut allowed, old_spec, "affinity");
-    }
-    // The binding sets the node through the API, never through a plain update.
+    check_gates(new_spec, old_spec, &spec.child("schedulingGates"), errors);
+    let allowed = without_allowed_changes(new_spec, old_spec, errors);
     if !same(&allowed, old_spec) {
         let detail = format!("{SPEC_FIXED}\n{}", differences(&allowed, old_spec));
         errors.push(FieldError::forbidden(&spec, detail));
+    }
+}
+
+/// The new spec with everything that may change put back as it was.
+fn without_allowed_changes(new: &Value, old: &Value, errors: &mut Errors) -> Value {
+    let mut spec = new.clone();
+    for key in ["containers", "initContainers"] {
+        copy_images(&mut spec, old, key);
+    }
+    for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        copy(&mut spec, old, key);
+    }
+    let grace = |spec: &Value| int(spec, &["terminationGracePeriodSeconds"]);
+    if grace(old).is_some_and(|seconds| seconds < 0) && grace(new) == Some(1) {
+        copy(&mut spec, old, "terminationGracePeriodSeconds");
+    }
+    if !list(old, &["schedulingGates"]).is_empty() {
+        let lost = entries(old, &["nodeSelector"]).any(|(key, value)| at(new, &["nodeSelector", key]) != value);
+        if lost {
+            let path = Path::new("spec").child("nodeSelector");
+            let detail = "only additions to spec.nodeSelector are allowed (no deletions or mutations)";
+            errors.push(FieldError::invalid(&path, at(new, &["nodeSelector"]).clone(), detail));
+        }
+        copy(&mut spec, old, "nodeSelector");
+        copy(&mut spec, old, "affinity");
+    }
+    spec
+}
+
+/// Only cpu and memory of containers may change, and the class of the pod must stay.
+fn check_resize(new: &Value, old: &Value, errors: &mut Errors) {
+    let spec = Path::new("spec");
+    let before = text(old, &["status", "qosClass"]);
+    if !before.is_empty() && before != super::qos::class(&new["spec"]) {
+        let detail = "Pod QOS Class may not change as a result of resizing";
+        errors.push(FieldError::invalid(&spec, before, detail));
+    }
+    let mut rest = new["spec"].clone();
+    for key in ["containers", "initContainers"] {
+        let Some(containers) = rest.get_mut(key).and_then(Value::as_array_mut) else { continue };
+        for (container, old) in containers.iter_mut().zip(list(&old["spec"], &[key])) {
+            for which in ["requests", "limits"] {
+                let was = at(old, &["resources", which]).clone();
+                let Some(amounts) = ensure_object(container, &["resources", which]) else { continue };
+                for resource in ["cpu", "memory"] {
+                    match was.get(resource) {
+                        Some(amount) => amounts.insert(resource.to_owned(), amount.clone()),
+                        None => amounts.remove(resource),
+                    };
+                }
+            }
+        }
+    }
+    if !same(&rest, &old["spec"]) {
+        errors.push(FieldError::forbidden(&spec, "only cpu and memory resources are mutable"));
+    }
+}
+
+/// The class of a pod never changes, and what ended for good does not come back.
+fn check_status(new: &Value, old: &Value, errors: &mut Errors) {
+    let path = Path::new("status");
+    let class = ["status", "qosClass"];
+    if !same(at(new, &class), at(old, &class)) {
+        errors.push(FieldError::invalid(&path.child("qosClass"), at(new, &class).clone(), crate::meta::IMMUTABLE));
+    }
+    let policy = text(old, &["spec", "restartPolicy"]);
+    if policy == "Always" {
+        return;
+    }
+    for (index, status) in list(old, &["status", "containerStatuses"]).iter().enumerate() {
+        let ended = at(status, &["state", "terminated"]);
+        let failed = int(ended, &["exitCode"]).unwrap_or_default() != 0;
+        let name = text(status, &["name"]);
+        let own = super::container(&old["spec"], &["containers"], name).map_or("", |c| text(c, &["restartPolicy"]));
+        if ended.is_null() || own == "Always" || (failed && (policy == "OnFailure" || own == "OnFailure")) {
+            continue;
+        }
+        let revived = list(new, &["status", "containerStatuses"])
+            .iter()
+            .any(|now| text(now, &["name"]) == name && at(now, &["state", "terminated"]).is_null());
+        if revived {
+            let path = path.child("containerStatuses").index(index).child("state");
+            errors.push(FieldError::forbidden(&path, "may not be transitioned to non-terminated state"));
+        }
     }
 }
 
@@ -86,15 +165,12 @@ fn check_deadline(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
 
 fn check_gates(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
     let known: Vec<&str> = list(old, &["schedulingGates"]).iter().map(|gate| text(gate, &["name"])).collect();
-    let added: Vec<&str> = list(new, &["schedulingGates"])
-        .iter()
-        .map(|gate| text(gate, &["name"]))
-        .filter(|name| !known.contains(name))
-        .collect();
-    if !added.is_empty() {
-        let names = added.join(" ");
-        let detail = format!("only deletion is allowed, but found new scheduling gates 'map[{names}:{{}}]'");
-        errors.push(FieldError::forbidden(path, detail));
+    for (index, gate) in list(new, &["schedulingGates"]).iter().enumerate() {
+        let name = text(gate, &["name"]);
+        if !known.contains(&name) {
+            let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            errors.push(FieldError::forbidden(&path.index(index).child("name"), detail));
+        }
     }
 }
 
@@ -117,15 +193,15 @@ fn check_tolerations(new: &Value, old: &Value, path: &Path, errors: &mut Errors)
 
 fn check_ephemeral(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec").child("ephemeralContainers");
-    for (index, container) in list(old, &["spec", "ephemeralContainers"]).iter().enumerate() {
+    for container in list(old, &["spec", "ephemeralContainers"]) {
         let name = text(container, &["name"]);
         match super::container(&new["spec"], &["ephemeralContainers"], name) {
             None => errors.push(FieldError::forbidden(
-                &path.index(index),
+                &path,
                 format!("existing ephemeral containers {name:?} may not be removed\n"),
             )),
             Some(now) if !same(now, container) => errors.push(FieldError::forbidden(
-                &path.index(index),
+                &path,
                 format!("existing ephemeral containers {name:?} may not be changed\n"),
             )),
             Some(_) => {}

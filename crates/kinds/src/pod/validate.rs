@@ -8,14 +8,28 @@ use serde_json::Value;
 
 use super::validate_container::{self as container, Scope};
 use super::{validate_scheduling as scheduling, validate_security as security, validate_volume as volume};
-use crate::Errors;
 use crate::check::{one_of, optional_one_of, refuse, too_long};
 use crate::meta::{check_annotations, check_labels};
 use crate::service::addresses::check_ip;
 use crate::value::{at, flag, has, int, list, text, texts};
+use crate::{Errors, NameRule};
 
 /// What is wrong with a new pod.
 pub fn pod(pod: &Value, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let spec = &pod["spec"];
+    any_pod(pod, errors);
+    if !list(spec, &["ephemeralContainers"]).is_empty() {
+        errors.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+    }
+    if !text(spec, &["nodeName"]).is_empty() && !list(spec, &["schedulingGates"]).is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(&path.child("nodeName"), detail));
+    }
+}
+
+/// What is wrong with a pod, new or not.
+pub fn any_pod(pod: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let spec = &pod["spec"];
     pod_spec(spec, text(pod, &["metadata", "name"]), true, &path, errors);
@@ -26,13 +40,6 @@ pub fn pod(pod: &Value, errors: &mut Errors) {
         for (index, container) in list(spec, &[key]).iter().enumerate() {
             container::check_image_spaces(container, &path.child(key).index(index), errors);
         }
-    }
-    if !list(spec, &["ephemeralContainers"]).is_empty() {
-        errors.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
-    }
-    if !text(spec, &["nodeName"]).is_empty() && !list(spec, &["schedulingGates"]).is_empty() {
-        let detail = "cannot be set until all schedulingGates have been cleared";
-        errors.push(FieldError::forbidden(&path.child("nodeName"), detail));
     }
 }
 
@@ -218,7 +225,7 @@ fn dns_config(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 fn identity(spec: &Value, path: &Path, errors: &mut Errors) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 4] = [
+    let rules: [(&str, NameRule); 4] = [
         ("serviceAccountName", names::is_dns1123_subdomain),
         ("nodeName", names::is_dns1123_subdomain),
         ("hostname", names::is_dns1123_label),

@@ -133,11 +133,9 @@ fn check_kind(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
         }
     };
     match kind {
-        "emptyDir" => {
-            if Quantity::from_json(&source["sizeLimit"]).is_ok_and(|limit| limit.is_negative()) {
-                let detail = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(&path.child("sizeLimit"), detail));
-            }
+        "emptyDir" if Quantity::from_json(&source["sizeLimit"]).is_ok_and(|limit| limit.is_negative()) => {
+            let detail = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(&path.child("sizeLimit"), detail));
         }
         "hostPath" => check_host_path(source, path, errors),
         "secret" => {

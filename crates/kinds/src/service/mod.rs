@@ -165,6 +165,9 @@ fn align_addresses(new: &mut Value, old: &Value) {
     set(new, "clusterIPs", if changed.is_empty() { Value::Null } else { json!([changed]) });
 }
 
+/// Whether a field means anything for a Service.
+type Applies = fn(&Value) -> bool;
+
 fn drop_unneeded(new: &mut Value, old: &Value) {
     let unchanged = |new: &Value, key: &str| same(at(new, &["spec", key]), at(old, &["spec", key]));
     if needs_cluster_ip(old) && !needs_cluster_ip(new) {
@@ -186,7 +189,7 @@ fn drop_unneeded(new: &mut Value, old: &Value) {
         });
     }
     let balanced = |service: &Value| text(service, &["spec", "type"]) == "LoadBalancer";
-    let conditional: [(&str, fn(&Value) -> bool); 4] = [
+    let conditional: [(&str, Applies); 4] = [
         ("healthCheckNodePort", needs_health_check_port),
         ("allocateLoadBalancerNodePorts", |service| text(service, &["spec", "type"]) == "LoadBalancer"),
         ("loadBalancerClass", |service| text(service, &["spec", "type"]) == "LoadBalancer"),
@@ -197,10 +200,11 @@ fn drop_unneeded(new: &mut Value, old: &Value) {
             set(new, key, Value::Null);
         }
     }
-    if !balanced(new) && has(new, &["status", "loadBalancer"]) {
-        if let Some(status) = crate::value::object_at(new, &["status"]) {
-            status.insert("loadBalancer".to_owned(), json!({}));
-        }
+    if !balanced(new)
+        && has(new, &["status", "loadBalancer"])
+        && let Some(status) = crate::value::object_at(new, &["status"])
+    {
+        status.insert("loadBalancer".to_owned(), json!({}));
     }
 }
 

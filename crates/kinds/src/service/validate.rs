@@ -319,15 +319,12 @@ fn check_address_change(new: &Value, old: &Value, errors: &mut Errors) {
         _ => {}
     }
     let family = |service| texts(service, &["spec", "ipFamilies"]).next();
-    if let (Some(before), Some(now)) = (family(old), family(new)) {
-        if before != now && !is_headless(old) {
-            let path = Path::new("spec").child("ipFamilies").index(0);
-            errors.push(FieldError::invalid(
-                &path,
-                at(new, &["spec", "ipFamilies"]).clone(),
-                "may not change once set",
-            ));
-        }
+    if let (Some(before), Some(now)) = (family(old), family(new))
+        && before != now
+        && !is_headless(old)
+    {
+        let path = Path::new("spec").child("ipFamilies").index(0);
+        errors.push(FieldError::invalid(&path, at(new, &["spec", "ipFamilies"]).clone(), "may not change once set"));
     }
 }
 
