@@ -25,7 +25,7 @@ use futures::AsyncBufRead;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
 use crate::engine::config::DEFAULT_DATA_DIR;
@@ -89,7 +89,7 @@ impl Connection {
 
     fn read(&self) -> Result<Kubeconfig> {
         if let Some(path) = &self.kubeconfig {
-            return Ok(Kubeconfig::read_from(path)?);
+            return load(path);
         }
         if let Some(kubeconfig) = Kubeconfig::from_env().context("$KUBECONFIG cannot be used")? {
             return Ok(kubeconfig);
@@ -97,11 +97,20 @@ impl Connection {
         let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
         let engine = Path::new(DEFAULT_DATA_DIR).join("admin.kubeconfig");
         match home.into_iter().chain([engine]).find(|path| path.exists()) {
-            Some(path) => Ok(Kubeconfig::read_from(path)?),
+            Some(path) => load(&path),
             None => anyhow::bail!(
                 "no cluster is chosen: give --kubeconfig FILE or set KUBECONFIG, or start an engine with `mycelium up`"
             ),
         }
+    }
+}
+
+fn load(path: &Path) -> Result<Kubeconfig> {
+    match Kubeconfig::read_from(path) {
+        Err(KubeconfigError::ReadConfig(error, path)) => {
+            Err(error).with_context(|| format!("the kubeconfig {} cannot be read", path.display()))
+        }
+        other => other.with_context(|| format!("the kubeconfig {} cannot be used", path.display())),
     }
 }
 

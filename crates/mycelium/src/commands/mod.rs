@@ -1,0 +1,12 @@
+//! One file per subcommand: `Args` and `run`.
+
+pub mod apply;
+pub mod delete;
+pub mod describe;
+pub mod down;
+pub mod exec;
+pub mod get;
+pub mod image;
+pub mod logs;
+pub mod status;
+pub mod up;

@@ -1,0 +1,173 @@
+//! Flags, configuration file and defaults, merged and checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+/// Where everything is kept unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/mycelium";
+const DEFAULT_LISTEN: &str = "127.0.0.1:6443";
+const DEFAULT_POD_CIDR: &str = "10.244.0.0/16";
+const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/16";
+
+/// What may be given, on the command line or in the file; the command line wins.
+#[derive(clap::Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Options {
+    /// Directory of the state, images and pods [default: /var/lib/mycelium]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the API; port 0 takes a free one [default: 127.0.0.1:6443]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Range that pods get addresses from [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Option<String>,
+    /// Range that services get addresses from [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    #[serde(rename = "serviceCIDR")]
+    pub service_cidr: Option<String>,
+    /// Name of the node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// The checked configuration of one engine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Absolute path of the data directory.
+    pub data_dir: PathBuf,
+    /// Address of the API.
+    pub listen: SocketAddr,
+    /// Pod addresses.
+    pub pod_cidr: Ipv4Net,
+    /// Service addresses.
+    pub service_cidr: Ipv4Net,
+    /// Name of the node object.
+    pub node_name: String,
+}
+
+impl Config {
+    /// Merges `flags` over the file at `path`, fills in defaults and checks the result.
+    pub fn load(flags: Options, path: Option<&Path>) -> Result<Self> {
+        let file = path.map(read).transpose()?.unwrap_or_default();
+        let listen = flags.listen.or(file.listen).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+        let pod_cidr = range("--pod-cidr", flags.pod_cidr.or(file.pod_cidr), DEFAULT_POD_CIDR, 24)?;
+        let service_cidr = range("--service-cidr", flags.service_cidr.or(file.service_cidr), DEFAULT_SERVICE_CIDR, 24)?;
+        if pod_cidr.contains(&service_cidr) || service_cidr.contains(&pod_cidr) {
+            bail!("--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; choose ranges that do not");
+        }
+        Ok(Self {
+            data_dir: data_dir(flags.data_dir.or(file.data_dir))?,
+            listen: listen.parse().with_context(|| {
+                format!("--listen {listen:?} is not an address and port; write for instance {DEFAULT_LISTEN}")
+            })?,
+            pod_cidr,
+            service_cidr,
+            node_name: node_name(flags.node_name.or(file.node_name))?,
+        })
+    }
+
+    /// The address of the cluster's DNS service: the tenth of the service range, as is the custom.
+    pub fn dns_ip(&self) -> std::net::Ipv4Addr {
+        self.service_ip(10)
+    }
+
+    /// The address of the `kubernetes` service: the first of the service range.
+    pub fn api_service_ip(&self) -> std::net::Ipv4Addr {
+        self.service_ip(1)
+    }
+
+    fn service_ip(&self, offset: u32) -> std::net::Ipv4Addr {
+        (u32::from(self.service_cidr.network()) + offset).into()
+    }
+}
+
+/// The data directory as an absolute path, whether or not it exists.
+pub fn data_dir(given: Option<PathBuf>) -> Result<PathBuf> {
+    let path = given.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
+    std::path::absolute(&path).with_context(|| format!("--data-dir {}", path.display()))
+}
+
+fn read(path: &Path) -> Result<Options> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--config {} cannot be read", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| {
+        format!(
+            "--config {} is not a valid configuration (fields: dataDir, listen, podCIDR, serviceCIDR, nodeName)",
+            path.display()
+        )
+    })
+}
+
+fn range(flag: &str, given: Option<String>, default: &str, prefix_max: u8) -> Result<Ipv4Net> {
+    let text = given.unwrap_or_else(|| default.to_owned());
+    let net: Ipv4Net = text
+        .parse()
+        .with_context(|| format!("{flag} {text:?} is not an IPv4 range; write for instance {default}"))?;
+    if net.prefix_len() > prefix_max {
+        bail!("{flag} {text} is too small: it needs a prefix of at most /{prefix_max}, for instance {default}");
+    }
+    Ok(net.trunc())
+}
+
+fn node_name(given: Option<String>) -> Result<String> {
+    let name = match given {
+        Some(name) => name,
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("the host name cannot be read; give --node-name")?
+            .trim()
+            .to_lowercase(),
+    };
+    match mycelium_api::names::is_dns1123_subdomain(&name).first() {
+        None => Ok(name),
+        Some(fault) => bail!("--node-name {name:?} is not a valid node name: {fault}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options { node_name: Some("host-1".to_owned()), ..Options::default() }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "listen: 127.0.0.1:1\npodCIDR: 10.1.0.0/16\n").unwrap();
+        let flags = Options { listen: Some("127.0.0.1:2".to_owned()), ..options() };
+        let config = Config::load(flags, Some(file.path())).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.pod_cidr.to_string(), "10.1.0.0/16");
+        assert_eq!(config.dns_ip().to_string(), "10.96.0.10");
+        assert_eq!(config.data_dir, Path::new(DEFAULT_DATA_DIR));
+    }
+
+    #[test]
+    fn errors_name_the_field_what_was_found_and_what_is_allowed() {
+        let cases: [(Options, &str); 5] = [
+            (Options { listen: Some("localhost".into()), ..options() }, "--listen \"localhost\" is not an address"),
+            (Options { pod_cidr: Some("10.0.0.0/33".into()), ..options() }, "--pod-cidr \"10.0.0.0/33\" is not an IPv4"),
+            (Options { service_cidr: Some("10.0.0.0/30".into()), ..options() }, "--service-cidr 10.0.0.0/30 is too small"),
+            (Options { pod_cidr: Some("10.96.0.0/16".into()), ..options() }, "overlap"),
+            (Options { node_name: Some("A b".into()), ..options() }, "--node-name \"A b\""),
+        ];
+        for (flags, expected) in cases {
+            let error = Config::load(flags, None).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_in_the_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "podCidr: 10.1.0.0/16\n").unwrap();
+        let error = format!("{:#}", Config::load(options(), Some(file.path())).unwrap_err());
+        assert!(error.contains("podCidr") && error.contains("podCIDR"), "{error}");
+    }
+}

@@ -1,0 +1,17 @@
+//! The engine: how store, API server, controllers, network and node are put together in one process.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.rs` | flags, configuration file and defaults, merged and checked |
+//! | `instance.rs` | the data directory: its lock, its id, the record of the running engine |
+//! | `preflight.rs` | what the machine must have, and what to do when it has not |
+//! | `start.rs` | the start sequence, and what runs until the end |
+//! | `sources.rs` | the real clock and randomness |
+//! | `bootstrap.rs` | the objects that every cluster has |
+
+pub mod bootstrap;
+pub mod config;
+pub mod instance;
+pub mod preflight;
+pub mod sources;
+pub mod start;

@@ -1,0 +1,14 @@
+//! The engine on the real machine: real namespaces, real containers, the real kubectl. Needs root.
+//!
+//! Each test owns an engine with a directory, port and ranges of its own, and they run in parallel.
+
+mod adoption;
+mod clients;
+mod durability;
+mod faults;
+mod lifecycle;
+mod network;
+mod platform;
+mod pods;
+mod software;
+mod support;
