@@ -23,6 +23,7 @@ const LAYER_NAME_DIGITS: usize = 32;
 
 /// An image of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Image {
     /// The digest of the manifest: what `name@sha256:...` means.
     pub digest: Digest,

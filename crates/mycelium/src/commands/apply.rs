@@ -122,7 +122,7 @@ impl Applier<'_> {
         let outcome = match before {
             _ if status == StatusCode::CREATED => Outcome::Created,
             None => Outcome::Created,
-            Some(before) if same(&before, &after) => Outcome::Unchanged,
+            Some(before) if self.unchanged(&before, &after) => Outcome::Unchanged,
             Some(_) => Outcome::Configured,
         };
         self.report(&resource, document.name(), outcome);
@@ -178,6 +178,12 @@ impl Applier<'_> {
         Ok(if own.is_empty() { self.cluster.namespace.clone() } else { own.to_owned() })
     }
 
+    /// A write that changes nothing keeps the version; a dry run always does.
+    fn unchanged(&self, before: &Value, after: &Value) -> bool {
+        let version = "/metadata/resourceVersion";
+        (!self.is_dry_run() && before.pointer(version) == after.pointer(version)) || same(before, after)
+    }
+
     fn report(&self, resource: &Resource, name: &str, outcome: Outcome) {
         if self.args.output.is_some() {
             println!("{}/{name}", resource.display());
@@ -203,8 +209,7 @@ fn same(before: &Value, after: &Value) -> bool {
         }
         value
     };
-    before.pointer("/metadata/resourceVersion") == after.pointer("/metadata/resourceVersion")
-        || stripped(before) == stripped(after)
+    stripped(before) == stripped(after)
 }
 
 fn explain_conflict(error: anyhow::Error, resource: &Resource, document: &Document) -> anyhow::Error {

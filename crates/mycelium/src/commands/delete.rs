@@ -82,14 +82,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     block_on(async {
         let cluster = args.connection.cluster().await?;
         let discovery = Discovery::load(&cluster).await?;
+        let mut failures = Vec::new();
         let victims = match args.files.is_empty() {
             true => named(&args, &cluster, &discovery).await?,
-            false => written(&args, &cluster, &discovery)?,
+            false => written(&args, &cluster, &discovery, &mut failures)?,
         };
-        if victims.is_empty() {
+        if victims.is_empty() && failures.is_empty() {
             println!("No resources found.");
         }
-        let mut failures = Vec::new();
         let mut going = Vec::new();
         for victim in victims {
             match delete(&args, &cluster, &victim).await {
@@ -109,14 +109,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// The objects of the manifests, in reverse: what was made last goes first.
-fn written(args: &Args, cluster: &Cluster, discovery: &Discovery) -> Result<Vec<Victim>> {
+fn written(args: &Args, cluster: &Cluster, discovery: &Discovery, failures: &mut Vec<String>) -> Result<Vec<Victim>> {
     let mut victims = Vec::new();
     for document in manifest::read(&args.files, args.recursive)? {
         let Some(resource) = discovery.of_kind(document.api_version(), document.kind()) else {
-            if args.ignore_not_found {
-                continue;
+            if !args.ignore_not_found {
+                let (kind, version) = (document.kind(), document.api_version());
+                failures.push(format!("{}: the server has no kind {kind} in {version}", document.origin));
             }
-            bail!("{}: the server has no kind {} in {}", document.origin, document.kind(), document.api_version());
+            continue;
         };
         let own = text(&document.object, "/metadata/namespace");
         let namespace = if own.is_empty() { cluster.namespace.clone() } else { own.to_owned() };

@@ -114,10 +114,7 @@ async fn start(cluster: &Cluster, pod: &str, command: &[String], parameters: &At
 async fn converse(mut process: AttachedProcess, terminal: bool) -> Result<Option<Status>> {
     let status = process.take_status().context("the server does not tell how the command ends")?;
     let input = process.stdin().map(|input| tokio::spawn(feed(input)));
-    let sizes = match process.terminal_size().filter(|_| terminal) {
-        Some(sender) => Some(tokio::spawn(terminal::pass_sizes(sender))),
-        None => None,
-    };
+    let sizes = process.terminal_size().filter(|_| terminal).map(|sender| tokio::spawn(terminal::pass_sizes(sender)));
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let carried =
         futures::future::try_join(carry(stdout, tokio::io::stdout()), carry(stderr, tokio::io::stderr())).await;

@@ -24,7 +24,7 @@ pub(super) fn describe(out: &mut Writer, resource: &Resource, object: &Value) {
     owners(out, object);
     for (name, value) in object.as_object().into_iter().flatten() {
         if !["apiVersion", "kind", "metadata"].contains(&name.as_str()) {
-            tree(out, &words(name), value);
+            tree(out, name, value);
         }
     }
 }
@@ -50,16 +50,38 @@ pub(super) fn secret(out: &mut Writer, object: &Value) {
     });
 }
 
-fn tree(out: &mut Writer, label: &str, value: &Value) {
+/// Fields whose keys are the user's own words.
+const MAPS: [&str; 12] = [
+    "data",
+    "binaryData",
+    "stringData",
+    "labels",
+    "annotations",
+    "matchLabels",
+    "nodeSelector",
+    "limits",
+    "requests",
+    "hard",
+    "used",
+    "parameters",
+];
+
+fn tree(out: &mut Writer, name: &str, value: &Value) {
+    let label = &words(name);
     match value {
+        Value::Object(fields) if MAPS.contains(&name) => out.section(label, |out| {
+            for (name, value) in fields {
+                out.field(name, plain(value));
+            }
+        }),
         Value::Object(fields) => out.section(label, |out| {
             for (name, value) in fields {
-                tree(out, &words(name), value);
+                tree(out, name, value);
             }
         }),
         Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
             for item in items {
-                tree(out, label, item);
+                tree(out, name, item);
             }
         }
         Value::Array(items) => out.field(label, items.iter().map(plain).collect::<Vec<_>>().join("\n")),
