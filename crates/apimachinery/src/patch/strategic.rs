@@ -222,7 +222,7 @@ fn merge_list(
         return Ok(original.into_iter().filter(|item| !patch.contains(item)).collect());
     }
     if !strategy.merge_lists {
-        return Ok(patch.into_iter().filter_map(new_value).collect());
+        return Ok(patch.into_iter().map(new_item).collect());
     }
     if original.iter().chain(&patch).all(Value::is_object) && !(original.is_empty() && patch.is_empty()) {
         let Some(key) = strategy.key else {
@@ -260,7 +260,7 @@ fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &s
         }
     }
     if replace {
-        return Ok(items.into_iter().filter_map(new_value).collect());
+        return Ok(items.into_iter().map(new_item).collect());
     }
     let mut merged = original.clone();
     for item in &items {
