@@ -65,7 +65,9 @@ fn logs_exec_attach_cp_and_port_forward() {
 }
 
 fn exec(engine: &Engine) {
-    let exec = |args: &[&str]| [&["exec", "talker", "-c", "main"], args].concat();
+    fn exec<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [&["exec", "talker", "-c", "main"], args].concat()
+    }
     assert_eq!(engine.kubectl(&exec(&["--", "echo", "hello"])), "hello\n");
     let failed = output(&mut engine.kubectl_command(&exec(&["--", "sh", "-c", "echo bad >&2; exit 7"])));
     assert_eq!(failed.status.code(), Some(7));

@@ -101,7 +101,7 @@ fn bad_requests_get_kubernetes_answers() {
     ];
     for (manifest, expected) in cases {
         let file = engine.dir().join("bad.yaml");
-        std::fs::write(&file, manifest).expect("write");
+        std::fs::write(&file, format!("---\n{manifest}")).expect("write");
         let said = engine.kubectl_fails(&["create", "--validate=strict", "-f", &file.display().to_string()]);
         assert!(said.contains(expected), "{manifest}\n{said}");
     }

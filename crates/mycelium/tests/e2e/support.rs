@@ -170,7 +170,8 @@ impl Engine {
     /// `kubectl apply` of a manifest given as text.
     pub fn apply(&self, manifest: &str) -> String {
         let file = tempfile::NamedTempFile::new_in(self.dir()).expect("file");
-        std::fs::write(file.path(), manifest).expect("write");
+        // The marker keeps kubectl from taking a flow mapping for JSON.
+        std::fs::write(file.path(), format!("---\n{manifest}")).expect("write");
         self.kubectl(&["apply", "-f", &file.path().display().to_string()])
     }
 
