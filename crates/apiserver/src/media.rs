@@ -65,7 +65,6 @@ impl Accept {
             "application/json" | "application/*" | "*/*" | "application/vnd.kubernetes.protobuf" | "text/plain" => {
                 false
             }
-            "application/json;stream=watch" => false,
             "application/yaml" => true,
             _ => return None,
         };

@@ -74,7 +74,9 @@ fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Resu
     let wanted = path.name.split(':').nth(1).unwrap_or_default();
     let none = || ApiError::Unavailable(format!("no endpoints available for service {:?}", path.name));
     let ports = service["spec"]["ports"].as_array().ok_or_else(none)?;
-    let chosen = ports.iter().find(|p| wanted.is_empty() || p["name"] == wanted || p["port"].to_string() == wanted);
+    let chosen = ports.iter().find(|p| {
+        wanted.is_empty() || p["name"] == wanted || p["port"].as_i64().is_some_and(|n| n.to_string() == wanted)
+    });
     let port_name = chosen.ok_or_else(none)?["name"].as_str().unwrap_or_default();
     let prefix = format!("/registry/discovery.k8s.io/endpointslices/{}/", path.namespace);
     let page = server.store.range(&prefix, None, 0, None).map_err(ApiError::internal)?;

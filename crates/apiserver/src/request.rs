@@ -1,7 +1,5 @@
 //! What a request asks for: its path and query, taken apart.
 
-use std::collections::BTreeMap;
-
 use http::Method;
 
 use crate::error::ApiError;
@@ -151,15 +149,6 @@ pub fn verb(method: &Method, path: &ResourcePath, watch: bool) -> Option<&'stati
     })
 }
 
-/// Values of the query as one map, first value wins: for conversion into option objects.
-pub fn to_map(query: &Query) -> BTreeMap<String, String> {
-    let mut map = BTreeMap::new();
-    for (key, value) in &query.0 {
-        map.entry(key.clone()).or_insert_with(|| value.clone());
-    }
-    map
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +167,15 @@ mod tests {
         assert_eq!(parse("/healthz"), None);
         assert_eq!(parse_path("/api/v1/nodes/n/proxy/stats/summary").map(|r| r.rest), Some("stats/summary".into()));
         assert!(parse_path("/api/v1/watch/namespaces/a/pods").is_some_and(|p| p.watch && p.namespace == "a"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(path in ".{0,80}", query in ".{0,80}") {
+            let _ = parse_path(&format!("/api/{path}"));
+            let query = Query::parse(Some(&query));
+            let _ = (query.get("a"), query.number("limit"), query.flag("watch"));
+        }
     }
 
     #[test]

@@ -88,9 +88,12 @@ fn key_group(group: &'static str) -> &'static str {
     if group.is_empty() || group == "events.k8s.io" { "core" } else { group }
 }
 
+/// Resources of one version, by plural name.
+type ByName = BTreeMap<&'static str, Arc<Resource>>;
+
 /// Every resource, by group, version and plural name.
 pub struct Table {
-    resources: BTreeMap<(&'static str, &'static str, &'static str), Arc<Resource>>,
+    groups: BTreeMap<&'static str, BTreeMap<&'static str, ByName>>,
 }
 
 impl Table {
@@ -101,7 +104,8 @@ impl Table {
             let preferred = all.iter().find(|r| r.group == facts.group && r.resource == facts.resource && r.preferred);
             preferred.map_or("v1", |r| r.version)
         };
-        let resources = all.iter().map(|facts| {
+        let mut table = Self { groups: BTreeMap::new() };
+        for facts in all {
             let resource = Resource {
                 facts,
                 storage_version: stored(facts),
@@ -109,24 +113,14 @@ impl Table {
                 schema: schema::types().for_gvk(facts.group, facts.version, facts.kind).unwrap_or(&schema::ANY),
                 behaviour: mycelium_kinds::kind(facts.group, facts.kind),
             };
-            ((facts.group, facts.version, facts.resource), Arc::new(resource))
-        });
-        Self { resources: resources.collect() }
+            let versions = table.groups.entry(facts.group).or_default();
+            versions.entry(facts.version).or_default().insert(facts.resource, Arc::new(resource));
+        }
+        table
     }
 
     /// The resource a path names.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
-        // The keys live for ever, what is looked up does not: a range search by comparison would cost as much.
-        self.resources.iter().find(|(key, _)| **key == (group, version, resource)).map(|(_, resource)| resource)
-    }
-
-    /// The resource of a kind.
-    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.resources.values().find(|r| r.group() == group && r.version() == version && r.kind() == kind && r.stored())
-    }
-
-    /// All resources, ordered by group, version and name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+        self.groups.get(group)?.get(version)?.get(resource)
     }
 }

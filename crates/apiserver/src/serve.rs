@@ -73,7 +73,7 @@ impl ApiServer {
     /// Serves TLS connections until `shutdown` is ready; then ends watches and waits a little for what is under way.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), PkiError> {
         let acceptor = TlsAcceptor::from(Arc::new(self.inner.pki.server_config()?));
-        let graceful = Arc::new(GracefulShutdown::new());
+        let graceful = GracefulShutdown::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -93,9 +93,7 @@ impl ApiServer {
             }
         }
         self.shut_down();
-        if let Ok(graceful) = Arc::try_unwrap(graceful) {
-            let _ = tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await;
-        }
+        let _ = tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await;
         Ok(())
     }
 }

@@ -1,5 +1,8 @@
 //! Service-account tokens: JSON web tokens signed with ES256, bound to an audience, a time and optionally an object.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -68,7 +71,11 @@ pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     public_point: Vec<u8>,
+    verified: Arc<Mutex<BTreeMap<String, Claims>>>,
 }
+
+/// Signatures that were checked; checking one costs more than the rest of a request.
+const VERIFIED_MAX: usize = 512;
 
 /// Why a token could not be signed, or is not one of ours.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +99,7 @@ impl Tokens {
             encoding: EncodingKey::from_ec_der(key.serialized_der()),
             decoding: DecodingKey::from_ec_der(key.public_key_raw()),
             public_point: key.public_key_raw().to_vec(),
+            verified: Arc::default(),
         })
     }
 
@@ -116,6 +124,16 @@ impl Tokens {
 
     /// Checks signature, issuer and time. Audience and the objects it names are the caller's to check.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
+        let claims = match known {
+            Some(claims) => claims,
+            None => self.check_signature(token)?,
+        };
+        let now = self.env.now().as_second();
+        if now >= claims.exp || now + 60 < claims.nbf { Err(TokenError::Expired) } else { Ok(claims) }
+    }
+
+    fn check_signature(&self, token: &str) -> Result<Claims, TokenError> {
         let mut validation = Validation::new(Algorithm::ES256);
         // The library would read the machine's clock.
         validation.validate_exp = false;
@@ -126,8 +144,12 @@ impl Tokens {
         if claims.iss != ISSUER {
             return Err(TokenError::Issuer);
         }
-        let now = self.env.now().as_second();
-        if now >= claims.exp || now + 60 < claims.nbf { Err(TokenError::Expired) } else { Ok(claims) }
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(token.to_owned(), claims.clone());
+        Ok(claims)
     }
 
     fn key_id(&self) -> String {

@@ -22,6 +22,7 @@ use crate::server::commit_failure;
 const GENERATE_TRIES: usize = 8;
 const GENERATED_PREFIX_MAX: usize = 58;
 const SUFFIX: usize = 5;
+const TRIES: usize = 64;
 
 /// Answers a POST to a collection.
 pub async fn create(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
@@ -95,10 +96,10 @@ async fn finish(
     behaviour.prepare_create(object);
     system_fields(cx, object);
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let guard = namespace_guard(cx, &name)?;
+    namespace_guard(cx, &name)?;
     let more = admission::create(cx, object)?;
     let mut allocation = Allocation::plan(cx, object, None);
-    loop {
+    for _ in 0..TRIES {
         let mut stored = object.clone();
         allocation.assign(&mut stored)?;
         let errors = behaviour.validate_create(&stored);
@@ -119,7 +120,7 @@ async fn finish(
             return dry(cx, &key, value);
         }
         let mut ops = vec![Op::Put { key: key.clone(), value, expect: Expect::Absent }];
-        ops.extend(guard.clone());
+        ops.extend(namespace_guard(cx, &name)?);
         ops.extend(more.iter().cloned());
         ops.extend(allocation.ops());
         match cx.server.commit(ops).await {
@@ -127,18 +128,12 @@ async fn finish(
             Err(CommitError::Conflict { key: taken, current }) if taken == key => {
                 return Err(exists(cx, &name, current.as_ref()));
             }
-            Err(CommitError::Conflict { key: taken, .. }) if allocation.owns(&taken) => {}
-            Err(CommitError::Conflict { key: other, .. }) => {
-                // The namespace changed meanwhile: if it is going away, say so.
-                namespace_guard(cx, &name)?;
-                return Err(ApiError::Conflict {
-                    subject: cx.subject_named(&name),
-                    message: format!("{other} has changed; please try again"),
-                });
-            }
+            // What it was to get is taken, or the namespace was written: look again.
+            Err(CommitError::Conflict { .. }) => {}
             Err(error) => return Err(commit_failure(error)),
         }
     }
+    Err(ApiError::TooManyRequests("the namespace changes too often; please try again".into()))
 }
 
 fn lost() -> ApiError {
