@@ -91,6 +91,7 @@ pub struct Kind {
     on_update: fn(new: &mut Value, old: &Value, part: Part),
     check: fn(&Value, &mut Errors),
     check_update: fn(new: &Value, old: &Value, part: Part, &mut Errors),
+    advice: fn(&Value, &mut Vec<String>),
     columns: &'static [Column],
     cells: fn(&Value, Timestamp) -> Vec<Value>,
     labels: FieldLabels,
@@ -120,6 +121,7 @@ fn no_defaults(_: &str, _: &mut Value) {}
 fn no_change(_: &mut Value) {}
 fn no_update(_: &mut Value, _: &Value, _: Part) {}
 fn no_check(_: &Value, _: &mut Errors) {}
+fn no_advice(_: &Value, _: &mut Vec<String>) {}
 fn no_update_check(_: &Value, _: &Value, _: Part, _: &mut Errors) {}
 
 impl Kind {
@@ -137,6 +139,7 @@ impl Kind {
             on_update: no_update,
             check: no_check,
             check_update: no_update_check,
+            advice: no_advice,
             columns: table::CREATED_AT,
             cells: table::created_at,
             labels: FieldLabels { paths: &[], read: read_path, refusal: Refusal::Listing },
@@ -173,7 +176,7 @@ impl Kind {
     pub fn prepare_update(&self, new: &mut Value, old: &Value, part: Part) {
         meta::carry_over(new, old);
         match part {
-            Part::Status => self.keep_all_but_status(new, old),
+            Part::Status | Part::Approval => self.keep_all_but_status(new, old),
             _ if self.has_status => meta::keep(new, old, "status"),
             _ => {}
         }
@@ -183,7 +186,8 @@ impl Kind {
             metadata.remove("generation");
         }
         if self.generation != Generation::None {
-            let bump = i64::from(part != Part::Status && self.desired_state_differs(new, old));
+            let desired = !matches!(part, Part::Status | Part::Approval);
+            let bump = i64::from(desired && self.desired_state_differs(new, old));
             if let Some(metadata) = value::ensure_object(new, &["metadata"]) {
                 metadata.insert("generation".to_owned(), (generation.max(1 - bump) + bump).into());
             }
@@ -218,11 +222,13 @@ impl Kind {
     }
 
     fn desired_state_differs(&self, new: &Value, old: &Value) -> bool {
+        let desired = |key: &str| match key {
+            "metadata" | "apiVersion" | "kind" => false,
+            "status" => !self.has_status,
+            _ => true,
+        };
         let members = |object: &Value| -> Vec<String> {
-            value::entries(object, &[])
-                .map(|(key, _)| key.clone())
-                .filter(|key| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-                .collect()
+            value::entries(object, &[]).map(|(key, _)| key.clone()).filter(|key| desired(key)).collect()
         };
         let mut keys = members(new);
         keys.extend(members(old));
@@ -244,6 +250,13 @@ impl Kind {
         let mut errors = meta::validate_update(new, old);
         (self.check_update)(new, old, part, &mut errors);
         once_each(errors)
+    }
+
+    /// What a client should know about an object that is accepted all the same: the texts of its warnings.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        let mut warnings = meta::warnings(object);
+        (self.advice)(object, &mut warnings);
+        warnings
     }
 
     /// What is wrong with a name (or, with `generate`, with the prefix of a generated one).

@@ -254,6 +254,21 @@ fn check_managed_fields(metadata: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// What a client should know about metadata that is accepted all the same.
+pub fn warnings(object: &Value) -> Vec<String> {
+    let plain = |finalizer: &&str| {
+        !finalizer.contains('/') && !matches!(*finalizer, "orphan" | "foregroundDeletion" | "kubernetes")
+    };
+    texts(object, &["metadata", "finalizers"])
+        .filter(plain)
+        .map(|finalizer| {
+            format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
+            )
+        })
+        .collect()
+}
+
 /// The reference to the owner that controls the object, if there is one.
 pub fn controller_of(object: &Value) -> Option<&Value> {
     list(at(object, &["metadata"]), &["ownerReferences"]).iter().find(|owner| flag(owner, &["controller"]))

@@ -10,6 +10,7 @@
 //! | `becomes` | what the prepared object must contain |
 //! | `without` | paths that it must not contain |
 //! | `errors` | every validation error, in order; missing means none |
+//! | `warnings` | the warnings about the prepared object |
 //! | `row` | the cells of its table row at 2026-01-10T00:00:00Z |
 
 use std::collections::BTreeMap;
@@ -140,6 +141,12 @@ fn run(case: &Value) -> Vec<String> {
         .collect();
     if texts != expected {
         faults.push(format!("errors are {texts:#?}, not {expected:#?}"));
+    }
+    if let Some(expected) = case["warnings"].as_array() {
+        let warnings: Vec<Value> = kind.warnings(&object).into_iter().map(Value::from).collect();
+        if warnings != *expected {
+            faults.push(format!("warnings are {warnings:#?}, not {expected:#?}"));
+        }
     }
     faults.extend(row_faults(case, kind));
     let mut again = object.clone();

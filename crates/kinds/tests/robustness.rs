@@ -196,6 +196,7 @@ fn exercise(new: &Value, old: &Value) {
         let _ = kind.row(new, now);
         kind.prepare_create(&mut created);
         let _ = kind.validate_create(&created);
+        let _ = kind.warnings(&created);
         let _ = kind.row(&created, now);
         for part in [
             Part::Main,

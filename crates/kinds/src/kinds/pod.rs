@@ -1,9 +1,10 @@
 //! Pod and PodTemplate.
 
 use jiff::Timestamp;
+use mycelium_api::field::Path;
 use serde_json::{Value, json};
 
-use crate::pod::{defaults, qos, status, update, validate};
+use crate::pod::{defaults, label_keys, qos, status, update, validate, warnings};
 use crate::table::{self, AGE_COLUMN, Column, NAME, age, containers, labels, name, text_or};
 use crate::value::{at, flag, list, text};
 use crate::{FieldLabels, Generation, Kind, Refusal, read_path};
@@ -12,6 +13,7 @@ pub static POD: Kind = Kind {
     generation: Generation::Spec,
     defaults: |_, pod| defaults::pod(pod),
     on_create: |pod| {
+        label_keys::merge(pod);
         let class = qos::class(&pod["spec"]);
         let mut status = json!({"phase": "Pending", "qosClass": class});
         if !list(pod, &["spec", "schedulingGates"]).is_empty() {
@@ -29,6 +31,10 @@ pub static POD: Kind = Kind {
     on_update: update::prepare,
     check: validate::pod,
     check_update: update::check,
+    advice: |pod, warnings| {
+        warnings::name(pod, warnings);
+        warnings::pod_spec(&pod["spec"], &Path::new("spec"), warnings);
+    },
     columns: &[
         NAME,
         Column::text("Ready", "Containers that are ready, of all."),
@@ -64,9 +70,7 @@ pub static POD_TEMPLATE: Kind = Kind {
     generation: Generation::Spec,
     has_status: false,
     defaults: |_, object| defaults::template(object),
-    check: |object, errors| {
-        validate::template(&object["template"], &mycelium_api::field::Path::new("template"), errors)
-    },
+    check: |object, errors| validate::template(&object["template"], &Path::new("template"), errors),
     columns: &[
         NAME,
         Column::text("Containers", "Names of the containers in the template."),

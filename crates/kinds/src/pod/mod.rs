@@ -1,15 +1,21 @@
 //! What pods and everything with a pod template share.
 
 pub mod defaults;
+pub mod label_keys;
 pub mod qos;
 pub mod resources;
 pub mod status;
 pub mod update;
 pub mod validate;
 mod validate_container;
+mod validate_env;
+mod validate_mounts;
+mod validate_probes;
+mod validate_resources;
 pub(crate) mod validate_scheduling;
 mod validate_security;
 mod validate_volume;
+pub mod warnings;
 
 use serde_json::Value;
 

@@ -253,6 +253,20 @@ fn collect_differences(new: &Value, old: &Value, path: &str, lines: &mut Vec<Str
     }
 }
 
+/// What is wrong with a Binding of a pod to a node.
+pub fn check_binding(binding: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::new("target");
+    let kind = text(binding, &["target", "kind"]);
+    if !matches!(kind, "" | "Node") {
+        errors.push(FieldError::not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
+    }
+    if text(binding, &["target", "name"]).is_empty() {
+        errors.push(FieldError::required(&path.child("name"), ""));
+    }
+    errors
+}
+
 /// Prepares an update of a pod: what each part may not touch is taken from the old pod.
 pub fn prepare(new: &mut Value, old: &Value, part: Part) {
     if part == Part::Status {

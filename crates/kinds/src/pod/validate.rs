@@ -7,6 +7,8 @@ use mycelium_api::names;
 use serde_json::Value;
 
 use super::validate_container::{self as container, Scope};
+use super::validate_probes::check_probes_and_hooks;
+use super::validate_resources::check_resources;
 use super::{validate_scheduling as scheduling, validate_security as security, validate_volume as volume};
 use crate::check::{one_of, optional_one_of, refuse, too_long};
 use crate::meta::{check_annotations, check_labels};
@@ -98,7 +100,7 @@ fn containers(spec: &Value, scope: &Scope<'_>, path: &Path, errors: &mut Errors)
         if !names.insert(name) {
             errors.push(FieldError::duplicate(&path.child("name"), name));
         }
-        container::check_probes_and_hooks(container, scope, &path, errors);
+        check_probes_and_hooks(container, scope.grace, &path, errors);
         container::check_restart_policy(container, &path, errors);
     }
     container::check_host_ports(containers, &path, errors);
@@ -117,7 +119,7 @@ fn init_containers(spec: &Value, scope: &Scope<'_>, path: &Path, errors: &mut Er
         }
         container::check_host_ports(std::slice::from_ref(container), &path, errors);
         if super::is_sidecar(container) {
-            container::check_probes_and_hooks(container, scope, &item, errors);
+            check_probes_and_hooks(container, scope.grace, &item, errors);
             continue;
         }
         let detail = "may not be set for init containers without restartPolicy=Always";
@@ -163,7 +165,7 @@ fn pod_resources(spec: &Value, path: &Path, errors: &mut Errors) {
         let detail = "claims may not be set for Resources at pod-level";
         errors.push(FieldError::forbidden(&path.child("claims"), detail));
     }
-    container::check_resources(resources, &path, true, errors);
+    check_resources(resources, &path, true, errors);
 }
 
 fn host_network_ports(spec: &Value, is_pod: bool, path: &Path, errors: &mut Errors) {
@@ -281,7 +283,7 @@ fn classes(spec: &Value, path: &Path, errors: &mut Errors) {
     optional_one_of(errors, &path.child("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
     if has(spec, &["overhead"]) {
         let as_limits = serde_json::json!({"limits": spec["overhead"]});
-        container::check_resources(&as_limits, &path.child("overhead"), false, errors);
+        check_resources(&as_limits, &path.child("overhead"), false, errors);
     }
     if has(spec, &["os"]) {
         one_of(errors, &path.child("os"), text(spec, &["os", "name"]), &["linux", "windows"]);

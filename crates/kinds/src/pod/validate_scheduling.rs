@@ -188,6 +188,7 @@ fn check_pod_term(term: &Value, path: &Path, errors: &mut Errors) {
     for key in ["matchLabelKeys", "mismatchLabelKeys"] {
         check_keys(term, key, path, errors);
     }
+    check_selected_keys(term, path, errors);
     let excluded: BTreeSet<&str> = texts(term, &["mismatchLabelKeys"]).collect();
     for (index, key) in texts(term, &["matchLabelKeys"]).enumerate().filter(|(_, key)| excluded.contains(key)) {
         let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
@@ -247,13 +248,18 @@ pub fn check_spread(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-/// A key cannot be both in the selector and among those taken from the pod itself.
-fn check_selected_keys(constraint: &Value, path: &Path, errors: &mut Errors) {
-    let expressions = list(constraint, &["labelSelector", "matchExpressions"]).iter().map(|e| text(e, &["key"]));
-    let labels = entries(constraint, &["labelSelector", "matchLabels"]).map(|(key, _)| key.as_str());
-    let selected: BTreeSet<&str> = expressions.chain(labels).collect();
-    for (index, key) in texts(constraint, &["matchLabelKeys"]).enumerate().filter(|(_, key)| selected.contains(key)) {
-        let detail = "exists in both matchLabelKeys and labelSelector";
-        errors.push(FieldError::invalid(&path.child("matchLabelKeys").index(index), key, detail));
+/// A key cannot be both in the selector and among those taken from the pod itself. At the creation of a pod the
+/// latter become expressions of the selector, so that such a key is there twice.
+fn check_selected_keys(term: &Value, path: &Path, errors: &mut Errors) {
+    let keys: Vec<&str> = texts(term, &["matchLabelKeys"]).collect();
+    let mut selected: BTreeSet<&str> =
+        entries(term, &["labelSelector", "matchLabels"]).map(|(key, _)| key.as_str()).collect();
+    for expression in list(term, &["labelSelector", "matchExpressions"]) {
+        let key = text(expression, &["key"]);
+        let again = !selected.insert(key);
+        if let Some(index) = keys.iter().position(|taken| *taken == key).filter(|_| again) {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(&path.index(index), key, detail));
+        }
     }
 }

@@ -7,7 +7,7 @@ use mycelium_api::names;
 use mycelium_api::quantity::Quantity;
 use serde_json::Value;
 
-use super::validate_container::{check_field_ref, check_resource_ref};
+use super::validate_env::{check_field_ref, check_resource_ref};
 use crate::Errors;
 use crate::check::{file_mode, no_backsteps, optional_one_of, refuse, volume_path};
 use crate::value::{has, int, list, text};

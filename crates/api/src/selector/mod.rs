@@ -3,6 +3,9 @@
 //! The grammar and the texts of its errors are those of Kubernetes; requirements are kept sorted by key, so that
 //! equal selectors print equally.
 
+mod field;
+mod parse;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -10,6 +13,8 @@ use serde_json::Value;
 
 use crate::field::{FieldError, Path};
 use crate::names;
+
+pub use field::{FieldOp, FieldRequirement, FieldSelector};
 
 /// Why a selector is malformed: the text a client gets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,7 +133,7 @@ impl Selector {
 
     /// Parses the form that `labelSelector=` and `kubectl -l` take. Empty text selects everything.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let mut requirements = Parser { tokens: tokens(text), position: 0 }.selector()?;
+        let mut requirements = parse::requirements(text)?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { nothing: false, requirements })
     }
@@ -229,277 +234,6 @@ fn expression_requirement(expression: &Value) -> Result<Requirement, ParseError>
         other => return Err(ParseError(format!("{other:?} is not a valid label selector operator"))),
     };
     Ok(Requirement { key, op, values })
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Open,
-    Close,
-    Comma,
-    Not,
-    Equals,
-    DoubleEquals,
-    NotEquals,
-    Greater,
-    Less,
-    Bad(String),
-    End,
-}
-
-impl Token {
-    fn text(&self) -> String {
-        match self {
-            Self::Word(word) => word.clone(),
-            Self::Open => "(".into(),
-            Self::Close => ")".into(),
-            Self::Comma => ",".into(),
-            Self::Not => "!".into(),
-            Self::Equals => "=".into(),
-            Self::DoubleEquals => "==".into(),
-            Self::NotEquals => "!=".into(),
-            Self::Greater => ">".into(),
-            Self::Less => "<".into(),
-            Self::Bad(text) => text.clone(),
-            Self::End => String::new(),
-        }
-    }
-}
-
-fn is_symbol(c: char) -> bool {
-    matches!(c, '=' | '!' | '(' | ')' | ',' | '>' | '<')
-}
-
-fn tokens(text: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start_matches([' ', '\t', '\r', '\n']);
-    while let Some(first) = rest.chars().next() {
-        let (token, length) = if is_symbol(first) { symbol(rest) } else { word(rest) };
-        tokens.push(token);
-        rest = rest[length..].trim_start_matches([' ', '\t', '\r', '\n']);
-    }
-    tokens.push(Token::End);
-    tokens
-}
-
-fn word(text: &str) -> (Token, usize) {
-    let end = text.find(|c| is_symbol(c) || matches!(c, ' ' | '\t' | '\r' | '\n')).unwrap_or(text.len());
-    (Token::Word(text[..end].to_owned()), end)
-}
-
-fn symbol(text: &str) -> (Token, usize) {
-    let two = match text.get(..2) {
-        Some("==") => Some(Token::DoubleEquals),
-        Some("!=") => Some(Token::NotEquals),
-        _ => None,
-    };
-    if let Some(token) = two {
-        return (token, 2);
-    }
-    let token = match text.as_bytes()[0] {
-        b'=' => Token::Equals,
-        b'!' => Token::Not,
-        b'(' => Token::Open,
-        b')' => Token::Close,
-        b',' => Token::Comma,
-        b'>' => Token::Greater,
-        b'<' => Token::Less,
-        other => Token::Bad(char::from(other).to_string()),
-    };
-    (token, 1)
-}
-
-struct Parser {
-    tokens: Vec<Token>,
-    position: usize,
-}
-
-fn found(token: &Token, expected: &str) -> ParseError {
-    ParseError(format!("found '{}', expected: {expected}", token.text()))
-}
-
-impl Parser {
-    fn peek(&self) -> &Token {
-        self.tokens.get(self.position).unwrap_or(&Token::End)
-    }
-
-    fn next(&mut self) -> Token {
-        let token = self.peek().clone();
-        self.position += 1;
-        token
-    }
-
-    fn selector(&mut self) -> Result<Vec<Requirement>, ParseError> {
-        let mut requirements = Vec::new();
-        loop {
-            match self.peek() {
-                Token::End => return Ok(requirements),
-                Token::Word(_) | Token::Not => {}
-                other => return Err(found(other, "!, identifier, or 'end of string'")),
-            }
-            let requirement = self
-                .requirement()
-                .map_err(|ParseError(error)| ParseError(format!("unable to parse requirement: {error}")))?;
-            requirements.push(requirement);
-            match self.next() {
-                Token::End => return Ok(requirements),
-                Token::Comma if !matches!(self.peek(), Token::Word(_) | Token::Not) => {
-                    return Err(found(self.peek(), "identifier after ','"));
-                }
-                Token::Comma => {}
-                other => return Err(found(&other, "',' or 'end of string'")),
-            }
-        }
-    }
-
-    fn requirement(&mut self) -> Result<Requirement, ParseError> {
-        let mut token = self.next();
-        let negated = token == Token::Not;
-        if negated {
-            token = self.next();
-        }
-        let Token::Word(key) = token else { return Err(found(&token, "identifier")) };
-        let wrong = names::is_qualified_name(&key);
-        if !wrong.is_empty() {
-            let value = Value::from(key);
-            return Err(ParseError(format!("<nil>: Invalid value: {value}: {}", wrong.join("; "))));
-        }
-        if negated {
-            return Ok(Requirement { key, op: Op::DoesNotExist, values: Vec::new() });
-        }
-        if matches!(self.peek(), Token::End | Token::Comma) {
-            return Ok(Requirement { key, op: Op::Exists, values: Vec::new() });
-        }
-        let (op, many) = self.operator()?;
-        let mut values = if many { self.values()? } else { vec![self.exact_value()?] };
-        values.sort();
-        values.dedup();
-        let requirement = Requirement { key, op, values };
-        requirement.check()?;
-        Ok(requirement)
-    }
-
-    fn operator(&mut self) -> Result<(Op, bool), ParseError> {
-        let token = self.next();
-        match &token {
-            Token::Equals | Token::DoubleEquals => Ok((Op::In, false)),
-            Token::NotEquals => Ok((Op::NotIn, false)),
-            Token::Greater => Ok((Op::Gt, false)),
-            Token::Less => Ok((Op::Lt, false)),
-            Token::Word(word) if word == "in" => Ok((Op::In, true)),
-            Token::Word(word) if word == "notin" => Ok((Op::NotIn, true)),
-            other => Err(found(other, "in, notin, =, ==, !=, gt, lt")),
-        }
-    }
-
-    fn exact_value(&mut self) -> Result<String, ParseError> {
-        if matches!(self.peek(), Token::End | Token::Comma) {
-            return Ok(String::new());
-        }
-        match self.next() {
-            Token::Word(word) => Ok(word),
-            other => Err(found(&other, "identifier")),
-        }
-    }
-
-    /// `(a, b)`; an empty place between commas or parentheses is the empty value.
-    fn values(&mut self) -> Result<Vec<String>, ParseError> {
-        let open = self.next();
-        if open != Token::Open {
-            return Err(ParseError(format!("found '{}' expected: '('", open.text())));
-        }
-        let mut values = Vec::new();
-        loop {
-            match self.peek().clone() {
-                Token::Word(word) => {
-                    self.position += 1;
-                    values.push(word);
-                }
-                Token::Comma | Token::Close => values.push(String::new()),
-                other if values.is_empty() => return Err(found(&other, "',', ')' or identifier")),
-                other => return Err(found(&other, "',', or identifier")),
-            }
-            match self.next() {
-                Token::Close => return Ok(values),
-                Token::Comma => {}
-                other => return Err(found(&other, "',' or ')'")),
-            }
-        }
-    }
-}
-
-/// How a field relates to the value of a field requirement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldOp {
-    /// `=` or `==`.
-    Eq,
-    /// `!=`.
-    NotEq,
-}
-
-/// One condition on one field.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FieldRequirement {
-    /// The field, such as `status.phase`.
-    pub path: String,
-    /// The relation.
-    pub op: FieldOp,
-    /// The value. An absent field has the empty value.
-    pub value: String,
-}
-
-impl PartialOrd for FieldOp {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for FieldOp {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (*self as u8).cmp(&(*other as u8))
-    }
-}
-
-/// A conjunction of requirements on fields. The default selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FieldSelector(pub Vec<FieldRequirement>);
-
-impl FieldSelector {
-    /// Parses the form that `fieldSelector=` takes. Empty text selects everything.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let mut parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
-        parts.sort_unstable();
-        let parse_part = |part: &str| {
-            let forms = [("!=", FieldOp::NotEq), ("==", FieldOp::Eq), ("=", FieldOp::Eq)];
-            for (sign, op) in forms {
-                let sides: Vec<&str> = part.split(sign).collect();
-                if let [path, value] = sides[..] {
-                    return Ok(FieldRequirement { path: path.to_owned(), op, value: value.to_owned() });
-                }
-            }
-            Err(ParseError(format!("invalid selector: '{text}'; can't understand '{part}'")))
-        };
-        parts.into_iter().map(parse_part).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// Whether the fields that `lookup` knows satisfy every requirement; an absent field is empty text.
-    pub fn matches(&self, lookup: impl Fn(&str) -> Option<String>) -> bool {
-        self.0.iter().all(|requirement| {
-            let equal = lookup(&requirement.path).unwrap_or_default() == requirement.value;
-            equal == (requirement.op == FieldOp::Eq)
-        })
-    }
-
-    /// Whether this selects everything.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The value that the field must have, if the selector demands one.
-    pub fn exact(&self, path: &str) -> Option<&str> {
-        let demands = |requirement: &&FieldRequirement| requirement.path == path && requirement.op == FieldOp::Eq;
-        self.0.iter().find(demands).map(|requirement| requirement.value.as_str())
-    }
 }
 
 #[cfg(test)]
