@@ -8,6 +8,7 @@
 //! | [`client`] | the engine's end of a shim |
 //! | [`spec`] | from a container to what the runtime is told |
 //! | [`volumes`] | a pod's volumes |
+//! | [`service`] | logs, exec, attach, port-forward |
 //! | [`register`], [`events`] | the node's own objects, events |
 //! | [`image`], [`network`], [`adapters`] | what the node needs of others, and how this workspace's crates give it |
 
@@ -21,8 +22,10 @@ pub mod network;
 pub mod node;
 pub mod pod;
 pub mod register;
+pub mod service;
 pub mod shim;
 pub mod spec;
 pub mod volumes;
 
 pub use node::{Node, NodeConfig, NodeError, teardown};
+pub use service::NodeService;

@@ -136,6 +136,7 @@ impl Cluster {
             };
             running.run(shutdown).await.expect("the node runs");
         });
+        self.server.set_node(node.service());
         self.engine = Some((stop, task));
         self.node = Some(node);
     }
