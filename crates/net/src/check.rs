@@ -61,7 +61,10 @@ const TRIAL: &str = "table ip mycelium_check {
 fn links() -> (bool, bool) {
     let Ok(mut socket) = Socket::open(Family::Route) else { return (false, false) };
     let mut works = |message: Message| socket.batch(&[message]).is_ok();
-    (works(crate::link::create_bridge("check0", [2, 0, 0, 0, 0, 1])), works(crate::link::create_plain_pair("check1")))
+    (
+        works(crate::link::create_bridge("check0", [2, 0, 0, 0, 0, 1], 0)),
+        works(crate::link::create_plain_pair("check1")),
+    )
 }
 
 #[cfg(test)]

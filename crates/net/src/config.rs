@@ -131,6 +131,11 @@ pub(crate) fn nth(range: Ipv4Net, offset: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(range.network()).wrapping_add(offset))
 }
 
+/// A group number that nobody else is likely to use: a letter and the instance id.
+fn group(instance: &str) -> u32 {
+    u32::from(b'm') << 24 | u32::from_str_radix(instance, 16).unwrap_or_default() & 0x00ff_ffff
+}
+
 /// Names of one instance's interfaces and rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -139,13 +144,15 @@ pub struct Names {
     pub table: String,
     /// The interface that carries the node's addresses and the ranges' routes.
     pub anchor: String,
+    /// The kernel's group of all these interfaces.
+    pub group: u32,
 }
 
 impl Names {
     /// The names of an instance.
     pub fn new(instance: &str) -> Self {
         let prefix = format!("my{instance}");
-        Self { table: format!("mycelium_{instance}"), anchor: format!("{prefix}gw"), prefix }
+        Self { table: format!("mycelium_{instance}"), anchor: format!("{prefix}gw"), group: group(instance), prefix }
     }
 
     /// The host's end of the pair of a pod, from the position of the pod's address in its range.

@@ -94,7 +94,7 @@ fn make_anchor(
     }
     let adopted = found.is_some_and(|link| link.alias == wanted);
     if !adopted {
-        let create = link::create_bridge(&names.anchor, mac(config.gateway()));
+        let create = link::create_bridge(&names.anchor, mac(config.gateway()), names.group);
         socket.batch(&[create]).map_err(NetError::netlink(format!("create the bridge {}", names.anchor)))?;
     }
     // All of this is idempotent: an earlier run may have stopped anywhere.
@@ -142,6 +142,8 @@ pub fn teardown(instance: &str) -> Result<(), NetError> {
     let rules = nft::start(&delete_table);
     firewall::close(&names);
     let mut socket = open()?;
+    // Refused when the group is empty; what it does not hold is deleted one by one below.
+    let _ = socket.batch(&[link::delete_group(names.group)]);
     let links = link::links(&mut socket).map_err(NetError::io("list the network interfaces"))?;
     let (ours, others): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| names.owns(&link.name));
     for (result, link) in socket

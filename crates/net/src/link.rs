@@ -22,6 +22,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -78,10 +79,11 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
 }
 
 /// Creates a bridge.
-pub fn create_bridge(name: &str, mac: Mac) -> Message {
+pub fn create_bridge(name: &str, mac: Mac, group: u32) -> Message {
     Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, 0, 0))
         .attr_str(IFLA_IFNAME, name)
         .attr(IFLA_ADDRESS, &mac)
+        .attr_u32(IFLA_GROUP, group)
         .nest(IFLA_LINKINFO, |info| netlink::put(info, IFLA_INFO_KIND, b"bridge"))
 }
 
@@ -98,6 +100,8 @@ pub struct End<'a> {
     pub name: &'a str,
     /// Ethernet address.
     pub mac: Mac,
+    /// Group, for the host's end.
+    pub group: u32,
 }
 
 /// Creates a pair, its `inside` end straight in another network namespace.
@@ -105,6 +109,7 @@ pub fn create_pair(outside: &End<'_>, inside: &End<'_>, namespace: RawFd, mtu: u
     Message::new(RTM_NEWLINK, CREATE | EXCL, &link_header(0, 0, 0))
         .attr_str(IFLA_IFNAME, outside.name)
         .attr(IFLA_ADDRESS, &outside.mac)
+        .attr_u32(IFLA_GROUP, outside.group)
         .attr_u32(IFLA_MTU, mtu)
         .nest(IFLA_LINKINFO, |info| {
             netlink::put(info, IFLA_INFO_KIND, b"veth");
@@ -157,6 +162,11 @@ pub fn up(name: &str) -> Message {
 /// Deletes an interface.
 pub fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &link_header(index, 0, 0))
+}
+
+/// Deletes all interfaces of a group, which takes no longer than one.
+pub fn delete_group(group: u32) -> Message {
+    Message::new(RTM_DELLINK, 0, &link_header(0, 0, 0)).attr_u32(IFLA_GROUP, group)
 }
 
 /// Gives an interface a single address.

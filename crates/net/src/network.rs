@@ -82,7 +82,8 @@ impl Network {
         };
         let interface = self.inner.names.pod(offset);
         let gateway = self.inner.config.gateway();
-        let wiring = Wiring { uid, interface: &interface, address, mtu: self.inner.mtu, gateway };
+        let wiring =
+            Wiring { uid, interface: &interface, group: self.inner.names.group, address, mtu: self.inner.mtu, gateway };
         if let Err(e) = pod::attach(&wiring, namespace.as_fd()) {
             self.ipam().release(uid);
             return Err(e);

@@ -34,6 +34,8 @@ pub struct Wiring<'a> {
     pub uid: &'a str,
     /// Name of the host's end.
     pub interface: &'a str,
+    /// The group of the instance's interfaces.
+    pub group: u32,
     /// The pod's address.
     pub address: Ipv4Addr,
     /// Largest packet.
@@ -55,8 +57,8 @@ pub fn attach(wiring: &Wiring<'_>, namespace: BorrowedFd<'_>) -> Result<(), NetE
 
 fn try_attach(wiring: &Wiring<'_>, namespace: BorrowedFd<'_>, socket: &mut Socket) -> Result<(), NetError> {
     let failed = || NetError::netlink(format!("connect the pod's network through {}", wiring.interface));
-    let outside = End { name: wiring.interface, mac: HOST_MAC };
-    let inside = End { name: INSIDE, mac: mac(wiring.address) };
+    let outside = End { name: wiring.interface, mac: HOST_MAC, group: wiring.group };
+    let inside = End { name: INSIDE, mac: mac(wiring.address), group: 0 };
     let create = [
         link::create_pair(&outside, &inside, namespace.as_raw_fd(), wiring.mtu),
         link::configure(
