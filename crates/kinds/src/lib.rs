@@ -148,7 +148,7 @@ impl Kind {
 
     /// Fills in what the writer left to the server. Idempotent.
     pub fn default(&self, version: &str, object: &mut Value) {
-        if !self.is_custom() {
+        if !self.holds_raw_json() {
             value::drop_nulls(object);
         }
         (self.defaults)(version, object);
@@ -297,6 +297,13 @@ impl Kind {
                 format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             }
         })
+    }
+
+    /// Whether null can mean something somewhere in objects of this kind.
+    fn holds_raw_json(&self) -> bool {
+        self.is_custom()
+            || self.group == "resource.k8s.io"
+            || matches!(self.kind, "ControllerRevision" | "CustomResourceDefinition")
     }
 
     /// Whether this is the structural kind that stands for all custom resources.

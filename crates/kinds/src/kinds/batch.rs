@@ -33,6 +33,7 @@ pub static JOB: Kind = Kind {
             check_job_change(new, old, errors);
         }
     },
+    advice: super::workload::advice,
     columns: &[
         NAME,
         Column::text("Status", "What the job is doing, in a word."),

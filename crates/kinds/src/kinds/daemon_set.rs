@@ -36,6 +36,7 @@ pub static DAEMON_SET: Kind = Kind {
             check(new, errors);
         }
     },
+    advice: super::workload::template_advice,
     columns: &[
         NAME,
         Column::integer("Desired", "Nodes that should run a pod."),

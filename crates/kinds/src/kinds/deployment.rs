@@ -30,6 +30,7 @@ pub static DEPLOYMENT: Kind = Kind {
             check_immutable(new, old, &["spec", "selector"], errors);
         }
     },
+    advice: super::workload::advice,
     columns: &[
         NAME,
         Column::text("Ready", "Pods that are ready, of those wanted."),

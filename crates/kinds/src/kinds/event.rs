@@ -2,10 +2,14 @@
 
 use jiff::Timestamp;
 use mycelium_api::field::{FieldError, Path};
+use mycelium_api::names::is_qualified_name;
 use serde_json::Value;
 
+use crate::check::refuse;
+use crate::convert::event_to_core;
+use crate::meta::IMMUTABLE;
 use crate::table::{Column, NAME, name, since, text_or};
-use crate::value::{has, int, text};
+use crate::value::{has, int, is_empty, same, text};
 use crate::{Errors, FieldLabels, Kind, Refusal, read_path};
 
 const COLUMNS: &[Column] = &[
@@ -42,14 +46,30 @@ const LABELS: FieldLabels = FieldLabels {
     refusal: Refusal::Plain,
 };
 
-pub static CORE_EVENT: Kind =
-    Kind { has_status: false, check, columns: COLUMNS, cells, labels: LABELS, ..Kind::new("", "Event", true) };
+pub static CORE_EVENT: Kind = Kind {
+    has_status: false,
+    check: |event, errors| check(event, "reportingComponent", errors),
+    check_update: |new, _, _, errors| check(new, "reportingComponent", errors),
+    columns: COLUMNS,
+    cells,
+    labels: LABELS,
+    ..Kind::new("", "Event", true)
+};
 
 pub static EVENT: Kind = Kind {
     has_status: false,
-    check: |event, errors| check(&crate::convert::event_to_core(event), errors),
+    check: |event, errors| {
+        let event = event_to_core(event);
+        check(&event, "reportingController", errors);
+        check_strictly(&event, errors);
+    },
+    check_update: |new, old, _, errors| {
+        let (new, old) = (event_to_core(new), event_to_core(old));
+        check(&new, "reportingController", errors);
+        check_change(&new, &old, errors);
+    },
     columns: COLUMNS,
-    cells: |event, now| cells(&crate::convert::event_to_core(event), now),
+    cells: |event, now| cells(&event_to_core(event), now),
     labels: FieldLabels {
         paths: &[
             "regarding.kind",
@@ -66,7 +86,7 @@ pub static EVENT: Kind = Kind {
         read: |event, path| {
             let core =
                 path.replace("regarding.", "involvedObject.").replace("reportingController", "reportingComponent");
-            read_path(&crate::convert::event_to_core(event), &core)
+            read_path(&event_to_core(event), &core)
         },
         refusal: Refusal::Plain,
     },
@@ -109,37 +129,100 @@ fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn check(event: &Value, errors: &mut Errors) {
-    let path = Path::new("involvedObject").child("namespace");
+/// What holds for events however they are reported. `reporter` is what the request calls the reporting controller.
+fn check(event: &Value, reporter: &str, errors: &mut Errors) {
     let involved = text(event, &["involvedObject", "namespace"]);
     let namespace = text(event, &["metadata", "namespace"]);
-    let cluster_wide = involved.is_empty() && matches!(namespace, "default" | "kube-system");
-    if !cluster_wide && involved != namespace {
+    let precise = !text(event, &["eventTime"]).is_empty();
+    let fits = match (involved, precise) {
+        ("", false) => matches!(namespace, "" | "default"),
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        (involved, false) => involved == namespace,
+        (_, true) => true,
+    };
+    if !fits {
+        let path = Path::new("involvedObject").child("namespace");
         errors.push(FieldError::invalid(&path, involved, "does not match event.namespace"));
     }
-    // Events reported in the newer way carry a precise time, and more must be known of them.
-    if text(event, &["eventTime"]).is_empty() {
-        return;
+    if precise {
+        check_precise(event, reporter, errors);
     }
-    let required = [("reportingComponent", "reportingController"), ("reportingInstance", "reportingInstance")];
-    for (field, shown) in required {
-        if text(event, &[field]).is_empty() {
-            errors.push(FieldError::required(&Path::new(shown), ""));
+}
+
+/// Events with a precise time are reported in the newer way, and more must be known of them.
+fn check_precise(event: &Value, reporter: &str, errors: &mut Errors) {
+    let path = Path::new(reporter);
+    let controller = text(event, &["reportingComponent"]);
+    if controller.is_empty() {
+        errors.push(FieldError::required(&path, ""));
+    }
+    refuse(errors, &path, controller, is_qualified_name(controller));
+    for (field, limit, required) in
+        [("reportingInstance", 128, true), ("action", 128, true), ("reason", 128, true), ("message", 1024, false)]
+    {
+        let value = text(event, &[field]);
+        if required && value.is_empty() {
+            errors.push(FieldError::required(&Path::new(field), ""));
         }
-    }
-    for (field, limit) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
-        if text(event, &[field]).len() > limit {
+        if value.len() > limit {
             let detail = format!("can have at most {limit} characters");
             errors.push(FieldError::invalid(&Path::new(field), "", detail));
         }
     }
-    for field in ["action", "reason"] {
-        if text(event, &[field]).is_empty() {
-            errors.push(FieldError::required(&Path::new(field), ""));
-        }
+}
+
+/// What must hold besides for events written through the newer group.
+fn check_strictly(event: &Value, errors: &mut Errors) {
+    check_series(event, errors);
+    if text(event, &["eventTime"]).is_empty() {
+        errors.push(FieldError::required(&Path::new("eventTime"), ""));
     }
     let kind = text(event, &["type"]);
     if !matches!(kind, "Normal" | "Warning") {
         errors.push(FieldError::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
+    }
+    for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        if !is_empty(&event[field]) {
+            errors.push(FieldError::invalid(&Path::new(field), "", "needs to be unset"));
+        }
+    }
+}
+
+fn check_series(event: &Value, errors: &mut Errors) {
+    if !has(event, &["series"]) {
+        return;
+    }
+    if int(event, &["series", "count"]).unwrap_or_default() < 2 {
+        errors.push(FieldError::invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if text(event, &["series", "lastObservedTime"]).is_empty() {
+        errors.push(FieldError::required(&Path::new("series.lastObservedTime"), ""));
+    }
+}
+
+/// Through the newer group, only the series of an event can change.
+fn check_change(new: &Value, old: &Value, errors: &mut Errors) {
+    const FIXED: &[(&str, &str)] = &[
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ];
+    if !same(&new["series"], &old["series"]) {
+        check_series(new, errors);
+    }
+    for (field, shown) in FIXED {
+        if !same(&new[*field], &old[*field]) {
+            errors.push(FieldError::invalid(&Path::new(shown), new[*field].clone(), IMMUTABLE));
+        }
     }
 }

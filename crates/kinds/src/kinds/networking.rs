@@ -265,7 +265,9 @@ fn check_policy_port(port: &Value, path: &Path, errors: &mut Errors) {
     if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
         errors.push(FieldError::not_supported(&path.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]));
     }
-    crate::pod::validate::check_port_or_name(&port["port"], &path.child("port"), errors);
+    if has(port, &["port"]) {
+        crate::pod::validate::check_port_or_name(&port["port"], &path.child("port"), errors);
+    }
     let Some(end) = int(port, &["endPort"]) else { return };
     let end_path = path.child("endPort");
     match int(port, &["port"]) {

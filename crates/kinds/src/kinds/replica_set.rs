@@ -37,6 +37,7 @@ pub static REPLICA_SET: Kind = Kind {
             check_immutable(new, old, &["spec", "selector"], errors);
         }
     },
+    advice: super::workload::advice,
     columns: COLUMNS,
     cells: |set, now| {
         let [names, images, selector] = wide_cells(set);

@@ -40,6 +40,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
             check(new, errors);
         }
     },
+    advice: super::workload::advice,
     columns: COLUMNS,
     cells: |controller, now| {
         let [names, images] = containers(at(controller, &["spec", "template", "spec"]));

@@ -27,6 +27,7 @@ pub static STATEFUL_SET: Kind = Kind {
             check_change(new, old, errors);
         }
     },
+    advice: super::workload::template_advice,
     columns: &[NAME, Column::text("Ready", "Pods that are ready, of those wanted."), AGE_COLUMN, CONTAINERS, IMAGES],
     cells: |set, now| {
         let [names, images] = containers(at(set, &["spec", "template", "spec"]));

@@ -111,3 +111,21 @@ pub fn check_at_most_all(value: &Value, path: &Path, errors: &mut Errors) {
 pub fn is_zero(value: &Value) -> bool {
     int(value, &[]) == Some(0) || percent(value) == Some(0)
 }
+
+/// What a client should know about a workload that is accepted all the same.
+pub fn advice(object: &Value, warnings: &mut Vec<String>) {
+    let wrong = mycelium_api::names::is_dns1123_label(text(object, &["metadata", "name"]));
+    if !wrong.is_empty() {
+        warnings.push(format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            wrong.join(" ")
+        ));
+    }
+    template_advice(object, warnings);
+}
+
+/// The same, of the pod template alone.
+pub fn template_advice(object: &Value, warnings: &mut Vec<String>) {
+    let path = Path::new("spec").child("template").child("spec");
+    crate::pod::warnings::pod_spec(at(object, &["spec", "template", "spec"]), &path, warnings);
+}

@@ -293,7 +293,7 @@ fn classes(spec: &Value, path: &Path, errors: &mut Errors) {
 /// A port number, or the name of one.
 pub fn check_port_or_name(port: &Value, path: &Path, errors: &mut Errors) {
     match port {
-        Value::Number(_) => {
+        Value::Number(_) | Value::Null => {
             let number = port.as_i64().unwrap_or_default();
             refuse(errors, path, number, names::is_port_number(number));
         }

@@ -88,7 +88,9 @@ fn check_port<'a>(port: &'a Value, needs_name: bool, names: &mut BTreeSet<&'a st
         "TCP" | "UDP" | "SCTP" => {}
         other => errors.push(FieldError::not_supported(&path.child("protocol"), other, &["SCTP", "TCP", "UDP"])),
     }
-    crate::pod::validate::check_port_or_name(&port["targetPort"], &path.child("targetPort"), errors);
+    if has(port, &["targetPort"]) {
+        crate::pod::validate::check_port_or_name(&port["targetPort"], &path.child("targetPort"), errors);
+    }
     if has(port, &["appProtocol"]) {
         let protocol = text(port, &["appProtocol"]);
         for wrong in names::is_qualified_name(protocol) {
