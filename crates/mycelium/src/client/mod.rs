@@ -81,6 +81,8 @@ impl Connection {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // A log or a watch may be silent for long.
         config.read_timeout = None;
+        // Who waits at a terminal wants to know at once, not after minutes of tries.
+        config.default_retry = false;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("the kubeconfig cannot be used")?;

@@ -104,6 +104,7 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     tasks.spawn(serve(api.server.clone(), pods_api, stopped.clone()));
     tasks.spawn(ends_with(stopped.clone(), run_network(network.clone(), admin.clone())));
     let node = node(config, instance, &api.env, &network, admin.clone())?;
+    api.server.set_node(node.service());
     tasks.spawn(run_node(node, stopped.clone()));
     bootstrap::apply(&admin, config, pods_address).await?;
 
