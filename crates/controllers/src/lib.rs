@@ -49,6 +49,7 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(replicaset::start(&context));
     tasks.spawn(deployment::start(&context));
     tasks.spawn(endpoints::start(&context));
+    tasks.spawn(endpoints::mirror::start(&context));
     tasks.spawn(namespace::start(&context));
     tasks.spawn(garbage::start(&context));
     tasks.spawn(service_account::start(&context, options.root_ca));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use mycelium_controllers::cache::Key;
 use mycelium_controllers::objects::name;
@@ -78,11 +78,20 @@ fn scheduler() {
         for pod in read_all::<Pod>(&given["pending"]) {
             board.set_pod(&pod);
             let key = Key::of(pod.as_ref());
-            let answer = board.place(&key);
-            if let Ok(node) = &answer {
-                board.assume(&key, node);
-            }
-            placed.insert(key.name, json!(answer.unwrap_or_else(|unfit| unfit.to_string())));
+            let answer = match board.place(&key) {
+                Ok(node) => {
+                    board.assume(&key, &node);
+                    json!(node)
+                }
+                Err(unfit) => match board.preempt(&key) {
+                    Ok(room) => {
+                        let victims: Vec<_> = room.victims.iter().map(|victim| &victim.name).collect();
+                        json!({"node": room.node, "victims": victims, "message": unfit.to_string()})
+                    }
+                    Err(refused) => json!(unfit.with_preemption(refused)),
+                },
+            };
+            placed.insert(key.name, answer);
         }
         Value::Object(placed)
     });
@@ -147,6 +156,21 @@ fn endpoint_slices() {
             "update": plan.update.iter().map(|(_, slice)| json!(slice)).collect::<Vec<_>>(),
             "delete": names(&plan.delete),
             "endpoints": endpoints::legacy::endpoints(&service, &pods),
+        })
+    });
+}
+
+#[test]
+fn mirrored_endpoints() {
+    each_case("mirror", |given| {
+        let endpoints: Endpoints = read(&given["endpoints"]);
+        let service: Service = read(&given["service"]);
+        let slices = read_all::<EndpointSlice>(&given["slices"]);
+        let plan = endpoints::mirror::plan(Some(&endpoints), Some(&service), &slices);
+        json!({
+            "create": plan.create,
+            "update": plan.update.iter().map(|(_, slice)| json!(slice)).collect::<Vec<_>>(),
+            "delete": names(&plan.delete),
         })
     });
 }

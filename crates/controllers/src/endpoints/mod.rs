@@ -1,6 +1,7 @@
 //! EndpointSlices and Endpoints: the addresses behind each Service that has a selector.
 
 pub mod legacy;
+pub mod mirror;
 mod pods;
 pub mod slices;
 
@@ -99,6 +100,11 @@ async fn sync_slices(context: &Context, key: &Key, service: &Service, pods: &[Ar
     let held = cache.by_index(&format!("service:{key}"));
     let nodes = &context.caches.nodes;
     let plan = slices::plan(service, pods, &held, |name| nodes.get(&Key::new("", name)));
+    carry_out(context, key, &plan).await
+}
+
+async fn carry_out(context: &Context, key: &Key, plan: &slices::Plan) -> Result<(), Error> {
+    let cache = &context.caches.endpoint_slices;
     for slice in &plan.create {
         match context.writer.create(cache, slice).await {
             Err(error) if error.is_namespace_terminating() => return Ok(()),

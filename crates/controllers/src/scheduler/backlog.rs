@@ -72,6 +72,12 @@ impl Backlog {
         self.aside.insert(key.clone(), Aside { place, from: now + wait, until: now + PATIENCE, woken });
     }
 
+    /// Sets a pod aside until the room that is being made for it is free.
+    pub fn set_aside_for_room(&mut self, key: &Key, priority: i32, created: Timestamp, now: Instant) {
+        let place = (Reverse(priority), created, key.clone());
+        self.aside.insert(key.clone(), Aside { place, from: now, until: now + PATIENCE, woken: false });
+    }
+
     /// Something happened that may help the pods that `concerns` names.
     pub fn wake(&mut self, concerns: impl Fn(&Key) -> bool) {
         for (_, aside) in self.aside.iter_mut().filter(|(key, aside)| !aside.woken && concerns(key)) {

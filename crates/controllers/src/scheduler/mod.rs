@@ -8,6 +8,7 @@ mod census;
 mod node;
 pub mod plan;
 mod pod;
+mod preempt;
 mod resources;
 mod score;
 mod why;
@@ -31,10 +32,11 @@ use crate::cache::{Cache, Key, Object};
 use crate::context::Context;
 use crate::events::Type;
 use crate::objects::{is_terminal, node_name, pod_condition, seconds};
-use crate::write::{Error, Part, Writer};
+use crate::write::{Delete, Error, Part, Writer};
 use backlog::Backlog;
 use plan::Board;
 pub use pod::tolerates;
+pub use preempt::Preemption;
 pub use why::Unfit;
 
 const COMPONENT: &str = "default-scheduler";
@@ -189,15 +191,34 @@ impl Scheduler {
                     Done::Bound(key, node, result)
                 }))
             }
-            Err(unfit) => {
-                self.backlog.set_aside(key, priority(&pod), created(&pod), Instant::now(), false);
-                let context = Context { writer: self.writer.clone(), ..self.context.clone() };
-                Some(Box::pin(async move {
-                    report(&context, &pod, &unfit.to_string()).await;
-                    Done::Reported
-                }))
-            }
+            Err(unfit) => Some(self.make_room(key, pod, &unfit)),
         }
+    }
+
+    /// Drives less important pods out for one that fits nowhere, if that helps; and tells why it waits.
+    fn make_room(&mut self, key: &Key, pod: Arc<Pod>, unfit: &Unfit) -> Work {
+        let now = Instant::now();
+        let (message, preemption) = match self.board.preempt(key) {
+            Ok(preemption) => {
+                self.backlog.set_aside_for_room(key, priority(&pod), created(&pod), now);
+                (unfit.to_string(), Some(preemption))
+            }
+            Err(refused) => {
+                self.backlog.set_aside(key, priority(&pod), created(&pod), now, false);
+                (unfit.with_preemption(refused), None)
+            }
+        };
+        let context = Context { writer: self.writer.clone(), ..self.context.clone() };
+        Box::pin(async move {
+            let node = preemption.as_ref().map(|preemption| preemption.node.as_str());
+            report(&context, &pod, &message, node).await;
+            for victim in preemption.iter().flat_map(|preemption| &preemption.victims) {
+                if let Err(error) = drive_out(&context, victim, &pod, node.unwrap_or_default()).await {
+                    tracing::debug!(%victim, error = error.message(), "pod not driven out");
+                }
+            }
+            Done::Reported
+        })
     }
 
     fn settle(&mut self, done: Done) {
@@ -258,7 +279,7 @@ async fn bind(writer: &Writer, pod: &Pod, node: &str) -> Result<(), Error> {
 }
 
 /// Says on the pod, and in an event, why it has no node.
-async fn report(context: &Context, pod: &Pod, message: &str) {
+async fn report(context: &Context, pod: &Pod, message: &str, nominated: Option<&str>) {
     context.tell(pod, Type::Warning, "FailedScheduling", message.to_owned(), COMPONENT);
     let held = pod_condition(pod, "PodScheduled");
     let same = |held: &PodCondition| {
@@ -266,7 +287,7 @@ async fn report(context: &Context, pod: &Pod, message: &str) {
             && held.reason.as_deref() == Some("Unschedulable")
             && held.message.as_deref() == Some(message)
     };
-    if held.is_some_and(same) {
+    if held.is_some_and(same) && nominated.is_none() {
         return;
     }
     let now = seconds(context.env.now());
@@ -285,7 +306,37 @@ async fn report(context: &Context, pod: &Pod, message: &str) {
     let conditions = status.conditions.get_or_insert_default();
     conditions.retain(|condition| condition.type_ != "PodScheduled");
     conditions.push(condition);
+    if let Some(node) = nominated {
+        status.nominated_node_name = Some(node.to_owned());
+    }
     if let Err(error) = context.writer.update(&context.caches.pods, pod, &updated, Part::Status).await {
         tracing::debug!(error = error.message(), "condition not written");
     }
+}
+
+/// Deletes a pod in favour of another.
+async fn drive_out(context: &Context, victim: &Key, winner: &Pod, node: &str) -> Result<(), Error> {
+    let cache = &context.caches.pods;
+    let Some(pod) = cache.get(victim).filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Ok(()) };
+    let mut marked = pod.as_ref().clone();
+    let conditions = marked.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("PreemptionByScheduler".into()),
+        message: Some(format!("{COMPONENT}: preempting to accommodate a higher priority pod")),
+        last_transition_time: Some(seconds(context.env.now())),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    });
+    match context.writer.update(cache, pod.as_ref(), &marked, Part::Status).await {
+        Err(error) if !error.is_conflict() => return Err(error),
+        _ => {}
+    }
+    context.writer.delete(cache, pod.as_ref(), Delete::default()).await?;
+    let uid = winner.metadata.uid.as_deref().unwrap_or_default();
+    let message = format!("Preempted by pod {uid} on node {node}");
+    context.tell(pod.as_ref(), Type::Normal, "Preempted", message, COMPONENT);
+    Ok(())
 }

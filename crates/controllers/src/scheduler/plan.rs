@@ -19,24 +19,29 @@ use crate::objects::{is_terminal, node_name};
 /// Small clusters are searched whole.
 const ENOUGH: usize = 100;
 
-struct Entry {
-    info: Arc<PodInfo>,
+/// A pod on the board.
+pub(super) struct Entry {
+    pub(super) info: Arc<PodInfo>,
     /// The node it was placed on, by us or by whoever bound it.
     node: Option<String>,
     /// Placed by us, and the API does not show it yet.
     assumed: bool,
+    /// On its way out.
+    pub(super) deleting: bool,
 }
 
 /// All nodes and pods.
 #[derive(Default)]
 pub struct Board {
-    nodes: Vec<Option<Node>>,
+    pub(super) nodes: Vec<Option<Node>>,
     slots: BTreeMap<String, usize>,
-    pods: BTreeMap<Key, Entry>,
-    on_node: BTreeMap<String, BTreeSet<Key>>,
-    namespaces: Namespaces,
-    census: Census,
+    pub(super) pods: BTreeMap<Key, Entry>,
+    pub(super) on_node: BTreeMap<String, BTreeSet<Key>>,
+    pub(super) namespaces: Namespaces,
+    pub(super) census: Census,
     soft_taints: usize,
+    /// Nodes on which room is being made for pods.
+    pub(super) nominated: BTreeMap<Key, String>,
     /// Where the next search begins, so that equally good nodes take turns.
     start: usize,
 }
@@ -131,11 +136,14 @@ impl Board {
             return self.remove_pod(&key);
         }
         let info = PodInfo::new(pod);
+        let deleting = pod.metadata.deletion_timestamp.is_some();
         let bound = node_name(pod).map(str::to_owned);
         let Some(held) = self.pods.get_mut(&key) else {
-            self.insert(key, info, bound);
+            self.insert(key.clone(), info, bound);
+            self.mark(&key, false, deleting);
             return false;
         };
+        held.deleting = deleting;
         held.assumed &= bound.is_none() && held.info.uid == info.uid;
         let node = bound.or_else(|| if held.assumed { held.node.clone() } else { None });
         if node == held.node && *held.info == info {
@@ -144,10 +152,14 @@ impl Board {
         let assumed = held.assumed;
         let freed = self.remove_pod(&key);
         self.insert(key.clone(), info, node);
-        if let Some(entry) = self.pods.get_mut(&key) {
-            entry.assumed = assumed;
-        }
+        self.mark(&key, assumed, deleting);
         freed
+    }
+
+    fn mark(&mut self, key: &Key, assumed: bool, deleting: bool) {
+        if let Some(entry) = self.pods.get_mut(key) {
+            (entry.assumed, entry.deleting) = (assumed, deleting);
+        }
     }
 
     fn insert(&mut self, key: Key, info: PodInfo, node: Option<String>) {
@@ -157,13 +169,13 @@ impl Board {
             Some((*slot, entry.info.as_ref()))
         });
         self.census.learn(&info, &self.nodes, placed, &self.namespaces);
-        self.pods.insert(key.clone(), Entry { info: Arc::new(info), node: None, assumed: false });
+        self.pods.insert(key.clone(), Entry { info: Arc::new(info), node: None, assumed: false, deleting: false });
         if let Some(node) = node {
             self.put_on(&key, &node);
         }
     }
 
-    fn put_on(&mut self, key: &Key, node: &str) {
+    pub(super) fn put_on(&mut self, key: &Key, node: &str) {
         if let Some(entry) = self.pods.get_mut(key) {
             entry.node = Some(node.to_owned());
         }
@@ -173,7 +185,7 @@ impl Board {
         }
     }
 
-    fn take_off(&mut self, key: &Key) -> bool {
+    pub(super) fn take_off(&mut self, key: &Key) -> bool {
         let Some(node) = self.pods.get_mut(key).and_then(|entry| entry.node.take()) else { return false };
         if let Some(keys) = self.on_node.get_mut(&node) {
             keys.remove(key);
@@ -190,6 +202,7 @@ impl Board {
     /// A pod is gone or has ended. Tells whether room was made.
     pub fn remove_pod(&mut self, key: &Key) -> bool {
         let freed = self.take_off(key);
+        self.nominated.remove(key);
         if let Some(entry) = self.pods.remove(key) {
             self.census.unlearn(&entry.info);
         }
@@ -200,6 +213,7 @@ impl Board {
     pub fn assume(&mut self, key: &Key, node: &str) {
         if let Some(entry) = self.pods.get_mut(key) {
             entry.assumed = true;
+            self.nominated.remove(key);
             self.put_on(key, node);
         }
     }
@@ -285,7 +299,7 @@ fn port_taken(info: &PodInfo, node: &Node) -> bool {
 }
 
 /// Whether nothing speaks against the node.
-fn suits(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> bool {
+pub(super) fn suits(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> bool {
     !cordoned(info, node)
         && node.hard_taints.iter().all(|taint| info.tolerates(taint))
         && info.allows(node)
@@ -295,7 +309,7 @@ fn suits(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) ->
 }
 
 /// What speaks against the node: the first kind of objection, with all its reasons.
-fn objections(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> Vec<Reason> {
+pub(super) fn objections(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> Vec<Reason> {
     if cordoned(info, node) {
         return vec![Reason::Unschedulable];
     }

@@ -203,6 +203,10 @@ pub struct PodInfo {
     pub ports: Vec<HostPort>,
     /// Priority.
     pub priority: i32,
+    /// It waits rather than drive others out.
+    pub never_preempts: bool,
+    /// When it was made.
+    pub created: Option<jiff::Timestamp>,
     /// Labels its node must have.
     pub node_selector: Matcher,
     /// One of these terms must hold.
@@ -235,6 +239,8 @@ impl PodInfo {
             assumed: (assumed.cpu_milli, assumed.memory),
             ports: host_ports(spec),
             priority: spec.priority.unwrap_or(0),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             node_selector: spec.node_selector.as_ref().map(Matcher::exact).unwrap_or_default(),
             node_required: required.map(|selector| selector.node_selector_terms.iter().map(NodeTerm::new).collect()),
             node_preferred: preferred

@@ -78,14 +78,15 @@ impl Unfit {
     }
 }
 
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Unfit {
+    /// The whole message, given why no room could be made: a text of its own, or none if it is only that nothing helps.
+    pub fn with_preemption(&self, refused: &str) -> String {
         if self.nodes == 0 {
-            return f.write_str("no nodes available to schedule pods");
+            return self.to_string();
         }
-        let mut counted: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        counted.sort();
-        write!(f, "0/{} nodes are available: {}.", self.nodes, counted.join(", "))?;
+        if !refused.is_empty() {
+            return format!("{self} no new claims to deallocate, preemption: {refused}");
+        }
         let mut outlook = Vec::new();
         if self.curable > 0 {
             outlook.push(format!("{} No preemption victims found for incoming pod", self.curable));
@@ -94,11 +95,18 @@ impl fmt::Display for Unfit {
             outlook.push(format!("{} Preemption is not helpful for scheduling", self.nodes - self.curable));
         }
         outlook.sort();
-        write!(
-            f,
-            " no new claims to deallocate, preemption: 0/{} nodes are available: {}.",
-            self.nodes,
-            outlook.join(", ")
-        )
+        let outlook = outlook.join(", ");
+        format!("{self} no new claims to deallocate, preemption: 0/{} nodes are available: {outlook}.", self.nodes)
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes == 0 {
+            return f.write_str("no nodes available to schedule pods");
+        }
+        let mut counted: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        counted.sort();
+        write!(f, "0/{} nodes are available: {}.", self.nodes, counted.join(", "))
     }
 }
