@@ -218,7 +218,8 @@ impl Loop {
     }
 
     /// Shows load balancer services the address they have, and takes back what is no longer true.
-    async fn publish(&self, balanced: &[ObjectName]) {
+    async fn publish(&mut self, balanced: &[ObjectName]) {
+        let mut failed = false;
         let address = self.network.node_ip().to_string();
         for (name, service) in &self.tracker.cluster.services {
             let wanted: &[String] = if balanced.contains(name) { std::slice::from_ref(&address) } else { &[] };
@@ -237,7 +238,11 @@ impl Loop {
                     service = name.1,
                     "the load balancer address could not be written"
                 );
+                failed = true;
             }
+        }
+        if failed && self.due.is_none() {
+            self.due = Some(Instant::now() + RETRY_MAX);
         }
     }
 }

@@ -331,6 +331,17 @@ fn dns_answers_for_the_cluster_and_passes_on_the_rest() {
         let resolv_conf = bed.network.resolv_conf("shop", false, None, None);
         assert!(resolv_conf.contains("nameserver 10.78.0.10") && resolv_conf.contains("search shop.svc.cluster.local"));
         off(move || {
+            // What is no question does no harm, and gets no answer or an error.
+            netns::run_in(&a.namespace, || {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                for bytes in
+                    [&b""[..], b"x", &[0xff; 40], &[0; 12], b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x3fabc"]
+                {
+                    socket.send_to(bytes, (Ipv4Addr::new(10, 78, 0, 10), 53))?;
+                }
+                Ok(())
+            })
+            .unwrap();
             let from_pod = |arguments: &str| netns::run_in(&a.namespace, || Ok(dig(arguments))).unwrap();
             for (question, expected) in [
                 ("web.shop.svc.cluster.local", "10.78.0.20"),
@@ -369,6 +380,40 @@ fn the_api_server_answers_at_the_kubernetes_service() {
         let client = std::sync::Arc::new(client);
         let greet = move || client.greet((Ipv4Addr::new(10, 78, 0, 1), 443)).ok();
         assert_eq!(until("the API", greet).await.0, "api");
+    });
+}
+
+#[test]
+fn two_instances_live_side_by_side() {
+    with_services(|bed| async move {
+        let mut other = config();
+        (other.instance, other.pod_cidr, other.service_cidr) =
+            ("ffffff".into(), "10.87.0.0/16".parse().unwrap(), "10.88.0.0/16".parse().unwrap());
+        let other = Network::setup(other).await.unwrap();
+        let api = Api::default();
+        let task = tokio::spawn({
+            let (network, client) = (other.clone(), api.client());
+            async move { network.run(client).await }
+        });
+        let (a, b) = (pod(&bed.network, "uid-a").await, pod(&other, "uid-a").await);
+        serve_tcp(&a.namespace, 8080, "a");
+        serve_tcp(&b.namespace, 8080, "b");
+        bed.api.put(slice("web", http(), &[a.ip]));
+        bed.api.put(service("web", "10.78.0.20", json!({})));
+        api.put(slice("web", http(), &[b.ip]));
+        api.put(service("web", "10.88.0.20", json!({})));
+        let there = (Ipv4Addr::new(10, 88, 0, 20), 80);
+        until("the service", || greet((VIP, 80)).ok()).await;
+        until("the other's service", move || greet(there).ok()).await;
+        off(move || {
+            assert_eq!(a.greet((VIP, 80)).unwrap().0, "a");
+            assert_eq!(b.greet(there).unwrap().0, "b");
+            assert_eq!(a.greet(there).unwrap().0, "b");
+        })
+        .await;
+        task.abort();
+        mycelium_net::teardown("ffffff").await.unwrap();
+        off(|| assert_eq!(greet((VIP, 80)).unwrap().0, "a")).await;
     });
 }
 
