@@ -112,3 +112,37 @@ async fn reviews_answer_and_masters_impersonate() {
     let mine = api.send_as(&ann, "POST", rules, &headers, body).await.expect(201);
     assert!(mine["status"]["resourceRules"].to_string().contains("selfsubjectreviews"), "{mine}");
 }
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_hold() {
+    let api = local().await;
+    let bind = |name: &str, role: &str, user: &str| {
+        json!({"metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+            "name": role}, "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]})
+    };
+    let bindings = format!("{RBAC}/namespaces/default/rolebindings");
+    api.post(&bindings, &bind("ann", "admin", "ann")).await.expect(201);
+    let ann = Identity::new("ann", &[]);
+    let headers = [("content-type", "application/json")];
+    let send = |path: String, body: Value| {
+        let (api, ann, headers) = (&api, &ann, &headers);
+        async move { api.send_as(ann, "POST", &path, headers, body.to_string()).await }
+    };
+    send(bindings.clone(), bind("bob", "view", "bob")).await.expect(201);
+    let refused = send(bindings.clone(), bind("eve", "cluster-admin", "ann")).await;
+    assert!(
+        refused.message().contains("is attempting to grant RBAC permissions not currently held"),
+        "{}",
+        refused.message()
+    );
+    refused.expect(403);
+    let roles = format!("{RBAC}/namespaces/default/roles");
+    let role = |group: &str, resource: &str| json!({"metadata": {"name": resource}, "rules": [{"verbs": ["get"], "apiGroups": [group], "resources": [resource]}]});
+    send(roles.clone(), role("", "pods")).await.expect(201);
+    let refused = send(roles, role("", "nodes")).await;
+    assert!(
+        refused.message().ends_with("{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}"),
+        "{}",
+        refused.message()
+    );
+}

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`tokens`] | service-account tokens: made, signed, verified |
 //! | [`rbac`] | roles and bindings, compiled from the store |
+//! | [`escalation`] | nobody grants what they do not hold |
 
+pub mod escalation;
 pub mod rbac;
 pub mod tokens;
 

@@ -142,6 +142,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_token_panics(token in ".{0,60}", start in ".{0,20}") {
+            let _ = Continue::decode(&token);
+            let made = Continue { revision: Some(3), after: start.clone() }.encode();
+            proptest::prop_assert_eq!(Continue::decode(&made).is_ok(), !start.is_empty() && !start.starts_with('/'));
+        }
+    }
+
     #[test]
     fn options_that_contradict_are_refused() {
         let parse = |q: &str, watch| ListOptions::parse(&Query::parse(Some(q)), watch);

@@ -1,15 +1,17 @@
 //! What Kubernetes' built-in admission does to objects on their way in.
 
-use mycelium_kinds::{Part, admission};
+use mycelium_kinds::admission;
 use mycelium_store::{Expect, Op};
 use serde_json::{Value, json};
 
+use crate::auth::escalation;
 use crate::codec;
 use crate::error::{ApiError, Subject};
 use crate::route::Context;
 
 /// Changes a new object, or refuses it. Returns what is written along with it.
 pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError> {
+    escalation::check(cx, object, None)?;
     if cx.resource.is_core("pods") {
         pod(cx, object)?;
     }
@@ -23,9 +25,9 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
     Ok(Vec::new())
 }
 
-/// Changes an updated object, or refuses it.
-pub fn update(_: &Context<'_>, _: &mut Value, _: &Value, _: Part) -> Result<(), ApiError> {
-    Ok(())
+/// Refuses an update.
+pub fn update(cx: &Context<'_>, object: &Value, old: &Value) -> Result<(), ApiError> {
+    escalation::check(cx, object, Some(old))
 }
 
 /// Every namespace has its default service account from the start, so that the first pod need not wait for it.

@@ -217,7 +217,7 @@ fn prepare(
         return Ok(Prepared { object, allocation: Allocation::default() });
     }
     behaviour.prepare_update(&mut object, old, part);
-    admission::update(cx, &mut object, old, part)?;
+    admission::update(cx, &object, old)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
     allocation.assign(&mut object)?;
     let errors = behaviour.validate_update(&object, old, part);
