@@ -22,9 +22,9 @@ use crate::events::Events;
 use crate::image::ImageSource;
 use crate::machine;
 use crate::network::PodNetwork;
+use crate::pod::sandbox;
 use crate::pod::status::Host;
 use crate::pod::worker::{self, Handle, Message};
-use crate::pod::sandbox;
 use crate::register::{Inventory, Registrar};
 use crate::shim::protocol::{PID, Request};
 use crate::volumes::ObjectKind;
@@ -288,8 +288,12 @@ fn watch_objects(client: Client, workers: Workers) -> Box<dyn Fn() + Send + Sync
         let secrets = watcher(Api::<Secret>::all(client.clone()), watcher::Config::default());
         let also = tell.clone();
         let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.push(Guard(tokio::spawn(news(maps, move |ns, name| tell(ObjectKind::ConfigMap, ns, name))).abort_handle()));
-        tasks.push(Guard(tokio::spawn(news(secrets, move |ns, name| also(ObjectKind::Secret, ns, name))).abort_handle()));
+        tasks.push(Guard(
+            tokio::spawn(news(maps, move |ns, name| tell(ObjectKind::ConfigMap, ns, name))).abort_handle(),
+        ));
+        tasks.push(Guard(
+            tokio::spawn(news(secrets, move |ns, name| also(ObjectKind::Secret, ns, name))).abort_handle(),
+        ));
     })
 }
 
@@ -332,7 +336,9 @@ pub async fn teardown(data_dir: &Path, instance: &str) -> Result<(), NodeError> 
         Hierarchies::get().kill(&group);
         Hierarchies::get().remove(&group).map_err(|source| NodeError::Folder { path: group.into(), source })
     });
-    removed.await.unwrap_or_else(|e| Err(NodeError::Folder { path: pods.clone(), source: std::io::Error::other(e) }))?;
+    removed
+        .await
+        .unwrap_or_else(|e| Err(NodeError::Folder { path: pods.clone(), source: std::io::Error::other(e) }))?;
     match fs::remove_dir_all(&pods) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(NodeError::Folder { path: pods, source }),
         _ => Ok(()),
@@ -361,4 +367,3 @@ fn is_shim_of(pid: rustix::process::Pid, dir: &Path) -> bool {
     let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
     line.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_encoded_bytes())
 }
-

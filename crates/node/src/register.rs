@@ -141,7 +141,8 @@ fn pressures(data_dir: &Path) -> [(&'static str, bool, &'static str, &'static st
     let (size, free) = disk(data_dir);
     let full = size > 0 && (size - free) * 100 / size >= DISK_PRESSURE_PERCENT;
     let tight = meminfo("MemAvailable") < MEMORY_PRESSURE_BYTES;
-    let pick = |is: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if is { yes } else { no };
+    let pick =
+        |is: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if is { yes } else { no };
     let memory = pick(
         tight,
         ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),

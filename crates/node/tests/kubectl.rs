@@ -58,7 +58,8 @@ async fn commands_run_with_their_input_output_and_code() {
     let mut stdin = cat.stdin.take().expect("a pipe");
     stdin.write_all("x".repeat(300_000).as_bytes()).await.expect("writes");
     drop(stdin);
-    let out = tokio::time::timeout(Duration::from_secs(20), cat.wait_with_output()).await.expect("in time").expect("ends");
+    let out =
+        tokio::time::timeout(Duration::from_secs(20), cat.wait_with_output()).await.expect("in time").expect("ends");
     assert_eq!(out.stdout.len(), 300_000, "input ends when the client closes it");
     let (ok, _, err) = cluster.kubectl(&["exec", "p", "--", "nope"]).await;
     assert!(!ok && err.contains("executable file not found in $PATH"), "{err}");
@@ -107,7 +108,10 @@ async fn ports_are_forwarded_to_loopback_in_the_pod() {
         let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connects");
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("writes");
         let mut text = String::new();
-        tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text)).await.expect("in time").expect("reads");
+        tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text))
+            .await
+            .expect("in time")
+            .expect("reads");
         assert!(text.ends_with("hello\n"), "{text}");
     }
     forward.kill().await.expect("ends");

@@ -111,7 +111,12 @@ async fn configuration_reaches_containers_and_changes_live() {
     cluster.create("p", spec).await;
     // What is missing is waited for, and said.
     let wait = async {
-        while !cluster.events("p").await.iter().any(|e| e.contains("configmap \"m\" not found") || e.contains("secret \"s\" not found")) {
+        while !cluster
+            .events("p")
+            .await
+            .iter()
+            .any(|e| e.contains("configmap \"m\" not found") || e.contains("secret \"s\" not found"))
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -125,7 +130,12 @@ async fn configuration_reaches_containers_and_changes_live() {
     assert_eq!(cluster.log(&pod, "a", 0), "hello p secret\nold\nsecret\n0 2000\n");
     let patch = Patch::Merge(json!({"data": {"key": "new\n"}}));
     maps.patch("m", &PatchParams::default(), &patch).await.expect("patched");
-    let file = cluster.dir.path().join("data/pods").join(pod["metadata"]["uid"].as_str().expect("a uid")).join("volumes/c/key");
+    let file = cluster
+        .dir
+        .path()
+        .join("data/pods")
+        .join(pod["metadata"]["uid"].as_str().expect("a uid"))
+        .join("volumes/c/key");
     let wait = async {
         while std::fs::read_to_string(&file).unwrap_or_default() != "new\n" {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -141,7 +151,9 @@ async fn an_engine_that_comes_back_finds_everything_as_it_was() {
     let mut cluster = Cluster::start().await;
     cluster.create("p", json!({"containers": [shell(&format!("echo $$; {WAIT}"))]})).await;
     cluster.create("gone", json!({"containers": [shell(WAIT)]})).await;
-    cluster.create("ends", json!({"restartPolicy": "Never", "containers": [shell("sleep 0.5; echo last; exit 6")]})).await;
+    cluster
+        .create("ends", json!({"restartPolicy": "Never", "containers": [shell("sleep 0.5; echo last; exit 6")]}))
+        .await;
     let before = cluster.until_ready("p").await;
     cluster.until_ready("gone").await;
     cluster.until("ends", |pod| state(pod, 0)["running"].is_object()).await;
@@ -174,7 +186,8 @@ async fn probes_decide_about_readiness_and_restarts() {
     let cluster = Cluster::start().await;
     let mut container = shell(&format!("touch /tmp/live; {WAIT}"));
     container["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1});
-    container["livenessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/live"]}, "periodSeconds": 1, "failureThreshold": 1});
+    container["livenessProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/tmp/live"]}, "periodSeconds": 1, "failureThreshold": 1});
     cluster.create("p", json!({"containers": [container]})).await;
     let pod = cluster.until("p", |pod| state(pod, 0)["running"].is_object()).await;
     assert!(!ready(&pod));

@@ -842,7 +842,6 @@ impl Worker {
         });
         false
     }
-
 }
 
 impl Drop for Worker {

@@ -41,7 +41,8 @@ pub struct Options {
 
 impl Options {
     fn parse(query: &Query, now: Timestamp) -> Result<Self, String> {
-        let number = |name: &str| query.get(name).map(|v| v.parse::<i64>().map_err(|e| format!("{name}: {e}"))).transpose();
+        let number =
+            |name: &str| query.get(name).map(|v| v.parse::<i64>().map_err(|e| format!("{name}: {e}"))).transpose();
         let seconds = number("sinceSeconds")?.map(|secs| now - SignedDuration::from_secs(secs));
         let time = query.get("sinceTime").map(|t| t.parse::<Timestamp>().map_err(|e| format!("sinceTime: {e}")));
         Ok(Self {
@@ -57,7 +58,8 @@ impl Options {
     /// The text of a line of the file, if it is wanted.
     fn take(&self, line: &[u8], out: &mut Vec<u8>) {
         let mut parts = line.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(stream), Some(tag), Some(text)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(time), Some(stream), Some(tag), Some(text)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return;
         };
@@ -344,7 +346,9 @@ mod tests {
             }
             text.lines().filter_map(|l| l.rsplit(' ').next().map(str::to_owned)).collect::<String>()
         };
-        for (tail, expected) in [(None, "1234"), (Some(9), "1234"), (Some(3), "234"), (Some(2), "34"), (Some(1), "4"), (Some(0), "")] {
+        for (tail, expected) in
+            [(None, "1234"), (Some(9), "1234"), (Some(3), "234"), (Some(2), "34"), (Some(1), "4"), (Some(0), "")]
+        {
             assert_eq!(read(tail), expected, "{tail:?}");
         }
     }
@@ -359,7 +363,10 @@ mod tests {
         let text = "2026-11-21T02:24:38.000000000Z stdout F a b\n";
         assert_eq!(line(&Options::default(), text), "a b\n");
         assert_eq!(line(&Options::default(), &text.replace(" F ", " P ")), "a b");
-        assert_eq!(line(&Options { timestamps: true, ..Options::default() }, text), "2026-11-21T02:24:38.000000000Z a b\n");
+        assert_eq!(
+            line(&Options { timestamps: true, ..Options::default() }, text),
+            "2026-11-21T02:24:38.000000000Z a b\n"
+        );
         let later = "2026-11-21T02:24:39Z".parse().expect("a time");
         assert_eq!(line(&Options { since: Some(later), ..Options::default() }, text), "");
     }

@@ -29,11 +29,7 @@ const WAITING_MAX: usize = 16;
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Answers a request to forward ports.
-pub fn serve(
-    inner: &Arc<Inner>,
-    (namespace, pod, uid): (&str, &str, &str),
-    request: Request<Body>,
-) -> Response<Body> {
+pub fn serve(inner: &Arc<Inner>, (namespace, pod, uid): (&str, &str, &str), request: Request<Body>) -> Response<Body> {
     let missing = || refuse(StatusCode::NOT_FOUND, "NotFound", &format!("pods \"{pod}\" not found"));
     let Some(handle) = inner.find(namespace, pod, Some(uid)) else { return missing() };
     let pid = handle.shared.borrow().pid;
@@ -85,8 +81,7 @@ async fn forward(socket: Socket, place: Arc<Place>) {
         let _ = sink.close().await;
     });
     let (failures, mut ended) = mpsc::channel(WAITING_MAX);
-    let mut forwarding =
-        Forwarding { place, frames, pairs: BTreeMap::new(), inputs: BTreeMap::new(), failures };
+    let mut forwarding = Forwarding { place, frames, pairs: BTreeMap::new(), inputs: BTreeMap::new(), failures };
     let mut decoder = Decoder::default();
     loop {
         let message = tokio::select! {

@@ -17,9 +17,11 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 fn has(headers: &HeaderMap, name: http::HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).any(|value| {
-        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
-    })
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
 }
 
 /// The first of `protocols` that the client offers.

@@ -314,7 +314,8 @@ mod tests {
 
     #[test]
     fn frames_survive_in_any_pieces() {
-        let headers = |n: usize| vec![("streamtype".to_owned(), "data".repeat(n)), ("port".to_owned(), "80".to_owned())];
+        let headers =
+            |n: usize| vec![("streamtype".to_owned(), "data".repeat(n)), ("port".to_owned(), "80".to_owned())];
         let frames = vec![
             Frame::Open { stream: 1, headers: headers(1), last: true },
             Frame::Open { stream: 3, headers: headers(600), last: false },

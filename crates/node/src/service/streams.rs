@@ -24,6 +24,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::socket::{Socket, upgrade};
 use super::{Body, Query, refuse};
@@ -57,8 +59,12 @@ impl Wanted {
 type Place<'a> = (&'a str, &'a str, &'a str, &'a str);
 
 /// The shim and the running run of a container, and whether it has a terminal.
-fn find(inner: &Inner, (namespace, pod, uid, container): Place<'_>) -> Result<(Shim, String, bool), Box<Response<Body>>> {
-    let missing = || Box::new(refuse(StatusCode::NOT_FOUND, "NotFound", &format!("container not found (\"{container}\")")));
+fn find(
+    inner: &Inner,
+    (namespace, pod, uid, container): Place<'_>,
+) -> Result<(Shim, String, bool), Box<Response<Body>>> {
+    let missing =
+        || Box::new(refuse(StatusCode::NOT_FOUND, "NotFound", &format!("container not found (\"{container}\")")));
     let handle = inner.find(namespace, pod, Some(uid)).ok_or_else(missing)?;
     let shared = handle.shared.borrow();
     let view = shared.containers.get(container).ok_or_else(missing)?;
@@ -83,7 +89,7 @@ pub fn exec(inner: &Arc<Inner>, place: Place<'_>, query: &Query, request: Reques
     match find(inner, place) {
         Err(response) => *response,
         Ok((shim, id, _)) => upgrade(request, &PROTOCOLS, move |socket| async move {
-            run(socket, exec_session(&shim, id, command, wanted)).await;
+            run(socket, exec_session(&shim, id, command, wanted), None).await;
         }),
     }
 }
@@ -94,10 +100,8 @@ pub fn attach(inner: &Arc<Inner>, place: Place<'_>, query: &Query, request: Requ
     match find(inner, place) {
         Err(response) => *response,
         Ok((shim, id, tty)) => upgrade(request, &PROTOCOLS, move |socket| async move {
-            run(socket, attach_session(&shim, id.clone(), Wanted { tty, ..wanted })).await;
-            if wanted.stdin {
-                let _ = shim.ask(&Ask::Detached { id }).await;
-            }
+            let leave = wanted.stdin.then(|| (shim.clone(), id.clone()));
+            run(socket, attach_session(&shim, id, Wanted { tty, ..wanted }), leave).await;
         }),
     }
 }
@@ -113,7 +117,8 @@ struct Session {
 
 async fn exec_session(shim: &Shim, id: String, args: Vec<String>, wanted: Wanted) -> Result<Session, String> {
     let failed = |e: &dyn std::fmt::Display| format!("error executing command in container: {e}");
-    let pair = |want: bool| if want && !wanted.tty { pipe().map(|(r, w)| (Some(r), Some(w))) } else { Ok((None, None)) };
+    let pair =
+        |want: bool| if want && !wanted.tty { pipe().map(|(r, w)| (Some(r), Some(w))) } else { Ok((None, None)) };
     let (stdin_theirs, stdin) = pair(wanted.stdin).map_err(|e| failed(&e))?;
     let (stdout, stdout_theirs) = pair(wanted.stdout).map_err(|e| failed(&e))?;
     let (stderr, stderr_theirs) = pair(wanted.stderr).map_err(|e| failed(&e))?;
@@ -151,9 +156,9 @@ impl Session {
 
 type Sink = SplitSink<Socket, Message>;
 
-async fn run(socket: Socket, session: impl Future<Output = Result<Session, String>>) {
+/// Carries a session. `leave` is the container that is to hear when the client's input has ended.
+async fn run(socket: Socket, session: impl Future<Output = Result<Session, String>>, leave: Option<(Shim, String)>) {
     let (mut sink, mut stream) = socket.split();
-    // Clients expect a message on every channel they are to read; an empty one also proves that the stream is up.
     let mut session = match session.await {
         Ok(session) => session,
         Err(message) => {
@@ -166,9 +171,10 @@ async fn run(socket: Socket, session: impl Future<Output = Result<Session, Strin
     let (sender, mut output) = mpsc::channel::<Bytes>(WAITING_MAX);
     let reads_terminal = session.end.is_some();
     let master = session.terminal.as_ref().and_then(|t| t.try_clone().ok());
-    let stdin = session.stdin.take().or_else(|| {
-        if reads_terminal { session.terminal.as_ref().and_then(|t| t.try_clone().ok()) } else { None }
-    });
+    let stdin = session
+        .stdin
+        .take()
+        .or_else(|| if reads_terminal { session.terminal.as_ref().and_then(|t| t.try_clone().ok()) } else { None });
     if reads_terminal && let Some(terminal) = session.terminal.take() {
         tokio::spawn(read_all(terminal, 1, sender.clone()));
     }
@@ -181,7 +187,7 @@ async fn run(socket: Socket, session: impl Future<Output = Result<Session, Strin
     let input = async move {
         let (pieces, writer) = mpsc::channel::<Bytes>(WAITING_MAX);
         let mut pieces = Some(pieces);
-        let writer = tokio::spawn(write_all(stdin, writer));
+        tokio::spawn(write_all(stdin, writer, leave));
         while let Some(Ok(message)) = stream.next().await {
             let Message::Binary(bytes) = message else { continue };
             match bytes.first() {
@@ -196,8 +202,6 @@ async fn run(socket: Socket, session: impl Future<Output = Result<Session, Strin
                 _ => {}
             }
         }
-        drop(pieces);
-        writer.abort();
     };
     tokio::select! {
         biased;
@@ -267,7 +271,9 @@ async fn finish(sink: &mut Sink, status: &Value) {
     let mut message = vec![3];
     message.extend(status.to_string().into_bytes());
     let _ = sink.send(Message::Binary(message.into())).await;
-    let _ = sink.send(Message::Close(None)).await;
+    // Clients take anything but a normal closure for a broken connection.
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(normal))).await;
     let _ = sink.close().await;
 }
 
@@ -288,7 +294,7 @@ fn receiver(fd: OwnedFd) -> io::Result<Receiver> {
     Receiver::from_owned_fd_unchecked(fd)
 }
 
-async fn write_all(fd: Option<OwnedFd>, mut pieces: mpsc::Receiver<Bytes>) {
+async fn write_all(fd: Option<OwnedFd>, mut pieces: mpsc::Receiver<Bytes>, leave: Option<(Shim, String)>) {
     let writer = fd.and_then(|fd| {
         rustix::io::ioctl_fionbio(&fd, true).ok()?;
         Sender::from_owned_fd_unchecked(fd).ok()
@@ -296,8 +302,12 @@ async fn write_all(fd: Option<OwnedFd>, mut pieces: mpsc::Receiver<Bytes>) {
     let Some(mut writer) = writer else { return };
     while let Some(piece) = pieces.recv().await {
         if writer.write_all(&piece).await.is_err() {
-            return;
+            break;
         }
+    }
+    drop(writer);
+    if let Some((shim, id)) = leave {
+        let _ = shim.ask(&Ask::Detached { id }).await;
     }
 }
 

@@ -41,7 +41,8 @@ pub fn busybox(dir: &Path) -> PathBuf {
         std::fs::create_dir_all(layer.join(sub)).expect("creates");
     }
     std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
-    let names = "sh echo sleep cat mount unshare id stty ls head tail tar true false nc httpd env test kill touch wc ps df";
+    let names =
+        "sh echo sleep cat mount unshare id stty ls head tail tar true false nc httpd env test kill touch wc ps df";
     for name in names.split(' ') {
         symlink("busybox", layer.join("bin").join(name)).expect("links");
     }
@@ -180,7 +181,10 @@ impl Cluster {
         };
         match tokio::time::timeout(Duration::from_secs(30), wait).await {
             Ok(pod) => pod,
-            Err(_) => panic!("{name} is {:#}", serde_json::to_value(api.get_opt(name).await.expect("answers")).expect("JSON")["status"]),
+            Err(_) => panic!(
+                "{name} is {:#}",
+                serde_json::to_value(api.get_opt(name).await.expect("answers")).expect("JSON")["status"]
+            ),
         }
     }
 
@@ -195,7 +199,8 @@ impl Cluster {
 
     pub fn log(&self, pod: &Value, container: &str, attempt: u32) -> String {
         let uid = pod["metadata"]["uid"].as_str().expect("a uid");
-        let path = self.dir.path().join("data/pods").join(uid).join("logs").join(container).join(format!("{attempt}.log"));
+        let path =
+            self.dir.path().join("data/pods").join(uid).join("logs").join(container).join(format!("{attempt}.log"));
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).fold(String::new(), |all, line| all + line + "\n")
     }
@@ -204,12 +209,20 @@ impl Cluster {
         let api: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(self.client.clone(), "default");
         let events = api.list(&Default::default()).await.expect("lists").items;
         let about = |e: &k8s_openapi::api::core::v1::Event| e.involved_object.name.as_deref() == Some(name);
-        events.iter().filter(|e| about(e)).map(|e| format!("{}: {}", e.reason.clone().unwrap_or_default(), e.message.clone().unwrap_or_default())).collect()
+        events
+            .iter()
+            .filter(|e| about(e))
+            .map(|e| format!("{}: {}", e.reason.clone().unwrap_or_default(), e.message.clone().unwrap_or_default()))
+            .collect()
     }
 
     pub async fn kubectl(&self, arguments: &[&str]) -> (bool, String, String) {
         let mut command = mycelium_linux::process::command("kubectl");
-        command.env("HOME", self.dir.path()).arg("--kubeconfig").arg(self.dir.path().join("kubeconfig")).args(arguments);
+        command
+            .env("HOME", self.dir.path())
+            .arg("--kubeconfig")
+            .arg(self.dir.path().join("kubeconfig"))
+            .args(arguments);
         let output = tokio::process::Command::from(command).output().await.expect("kubectl is installed");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.success(), text(&output.stdout), text(&output.stderr))
