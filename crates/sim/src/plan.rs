@@ -53,7 +53,7 @@ impl Plan {
             nodes_lost: fault(400),
             history: if fault(300) { 300 } else { 16_384 },
             nodes: 1 + random.below(3),
-            actions: 8 + random.below(20),
+            actions: 6 + random.below(14),
             chaos: Duration::from_secs(40 + random.below(120)),
         }
     }

@@ -28,7 +28,7 @@ pub enum Operation {
 pub enum Outcome {
     /// It succeeds.
     Proceed,
-    /// It fails. A failed write leaves a part of the bytes; a failed sync loses some of the writes for good.
+    /// It fails. A failed write leaves some of the sectors; a failed sync loses some of the writes for good.
     Fail(io::ErrorKind),
     /// The machine stops: this and all later operations fail until the disk is opened again.
     Crash,
@@ -163,13 +163,18 @@ impl Inner {
             match (self.next_random() % 4, change) {
                 (0, _) => {}
                 (1, Change::Write(offset, mut data)) => {
-                    let sectors = data.len().div_ceil(SECTOR) as u64;
-                    data.truncate((self.next_random() % (sectors + 1)) as usize * SECTOR);
+                    self.tear(&mut data);
                     Change::Write(offset, data).apply(&mut self.durable);
                 }
                 (_, change) => change.apply(&mut self.durable),
             }
         }
+    }
+
+    /// Keeps some of the sectors of a write that begins at a sector.
+    fn tear(&mut self, data: &mut Vec<u8>) {
+        let sectors = data.len().div_ceil(SECTOR) as u64;
+        data.truncate((self.next_random() % (sectors + 1)) as usize * SECTOR);
     }
 
     fn crash(&mut self) {
@@ -196,7 +201,7 @@ impl Inner {
                 match change {
                     None => self.settle_some(),
                     Some(Change::Write(offset, mut data)) => {
-                        data.truncate((self.next_random() % (data.len() as u64 + 1)) as usize);
+                        self.tear(&mut data);
                         self.change(Change::Write(offset, data));
                     }
                     Some(Change::Resize(_)) => {}

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{BackendError, StorageBackend};
 
 const BLOCK: u64 = 4096;
+/// Bytes written at a time when all are written anew.
+const CHUNK: usize = 1 << 20;
 
 /// A backend that outlives the databases opened on it.
 #[derive(Debug)]
@@ -68,14 +70,22 @@ impl Medium {
         *self.overlay() = None;
     }
 
-    /// Whether a sync failed since [`Self::forget_sync_failure`].
-    pub fn sync_has_failed(&self) -> bool {
-        self.sync_failed.load(Ordering::Acquire)
-    }
-
-    /// All content has been written and synced anew.
-    pub fn forget_sync_failure(&self) {
+    /// After a failed sync the kernel may show bytes that never reached the disk, and will not write them again by
+    /// itself: writes everything anew and syncs. Stopping halfway does no harm, as only bytes that are missing change.
+    pub fn make_durable(&self) -> io::Result<()> {
+        if !self.sync_failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let len = self.inner.len()?;
+        let mut chunk = vec![0; CHUNK];
+        for start in (0..len).step_by(CHUNK) {
+            let part = &mut chunk[..(len - start).min(CHUNK as u64) as usize];
+            self.inner.read(start, part)?;
+            self.inner.write(start, part)?;
+        }
+        self.inner.sync_data()?;
         self.sync_failed.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn overlay(&self) -> MutexGuard<'_, Option<Overlay>> {

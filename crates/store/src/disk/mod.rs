@@ -144,12 +144,13 @@ impl Disk {
         if self.database.is_some() {
             return Ok(());
         }
+        // Before redb looks: it must not take for durable what only the kernel's cache holds.
+        self.medium.make_durable().map_err(|e| classify(redb::Error::Io(e)))?;
         let database = builder().create_with_backend(self.medium.handle()).map_err(|e| classify(e.into()))?;
         let found = read_meta(&database).map_err(classify)?;
-        if found != Some(self.meta) || self.medium.sync_has_failed() {
-            // After a failed sync the kernel may have dropped pages it shows as written: write everything again.
+        if found != Some(self.meta) {
+            // The failed batch is on the disk after all, or half of a repair is.
             self.meta = rewrite(&database, state).map_err(classify)?;
-            self.medium.forget_sync_failure();
         }
         self.database = Some(database);
         tracing::info!(revision = state.revision(), "the store is writable again");
