@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use mycelium_linux::netlink::{DUMP, Family, Message, Socket, attr};
 
 use crate::compile::Backend;
-use crate::ruleset::Key;
+use crate::ruleset::{Key, Protocol};
 
 const CT_GET: u16 = 0x0101;
 const CT_DELETE: u16 = 0x0102;
@@ -24,6 +24,7 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const NESTED: u16 = 0x8000;
 const IPPROTO_UDP: u8 = 17;
 
 /// Backends of UDP frontends.
@@ -38,32 +39,44 @@ pub fn removed(old: &Targets, new: &Targets) -> Targets {
     all.filter(|(_, backends)| !backends.is_empty()).collect()
 }
 
-/// Deletes the flows to removed backends; says how many there were.
-pub fn flush(removed: &Targets) -> io::Result<usize> {
+/// Deletes the flows to removed backends.
+pub fn flush(removed: &Targets) -> io::Result<()> {
     if removed.is_empty() {
-        return Ok(0);
+        Ok(())
+    } else {
+        flush_where(&|key, to| removed.get(key).is_some_and(|gone| gone.contains(&to)))
     }
-    let mut socket = Socket::open(Family::Netfilter)?;
-    let flows = socket.get(&Message::new(CT_GET, DUMP, &NFGEN_HEADER))?;
-    let stale = flows.iter().filter_map(|flow| stale(flow.body.get(4..)?, removed));
-    let requests: Vec<Message> =
-        stale.map(|tuple| Message::new(CT_DELETE, 0, &NFGEN_HEADER).attr(CTA_TUPLE_ORIG | NESTED, tuple)).collect();
-    // A flow that has just ended by itself is as good.
-    Ok(socket.try_each(&requests)?.iter().filter(|result| result.is_ok()).count())
 }
 
-const NESTED: u16 = 0x8000;
+/// Deletes the flows of our frontends to what is none of their backends: left from before a restart.
+pub fn flush_strays(current: &Targets) -> io::Result<()> {
+    if current.is_empty() {
+        Ok(())
+    } else {
+        flush_where(&|key, to| current.get(key).is_some_and(|known| !known.contains(&to)))
+    }
+}
 
-/// The original tuple of a flow that goes to a removed backend.
-fn stale<'a>(flow: &'a [u8], removed: &Targets) -> Option<&'a [u8]> {
+type Test<'a> = &'a dyn Fn(&Key, Backend) -> bool;
+
+fn flush_where(gone: Test<'_>) -> io::Result<()> {
+    let mut socket = Socket::open(Family::Netfilter)?;
+    let flows = socket.get(&Message::new(CT_GET, DUMP, &NFGEN_HEADER))?;
+    let stale = flows.iter().filter_map(|flow| stale(flow.body.get(4..)?, gone));
+    let request = |tuple| Message::new(CT_DELETE, 0, &NFGEN_HEADER).attr(CTA_TUPLE_ORIG | NESTED, tuple);
+    // A flow that has just ended by itself is as good as deleted.
+    socket.try_each(&stale.map(request).collect::<Vec<_>>())?;
+    Ok(())
+}
+
+/// The original tuple of a translated flow that goes to a backend that is gone.
+fn stale<'a>(flow: &'a [u8], gone: Test<'_>) -> Option<&'a [u8]> {
     let original = attr(flow, CTA_TUPLE_ORIG)?;
     let (to, from) = (tuple(original)?, tuple(attr(flow, CTA_TUPLE_REPLY)?)?);
-    let frontends = [
-        Key::Frontend(to.destination.0, crate::ruleset::Protocol::Udp, to.destination.1),
-        Key::NodePort(crate::ruleset::Protocol::Udp, to.destination.1),
-    ];
-    let gone = frontends.iter().filter_map(|key| removed.get(key)).any(|backends| backends.contains(&from.source));
-    (gone && to.destination != from.source).then_some(original)
+    let (address, port) = to.destination;
+    let frontends = [Key::Frontend(address, Protocol::Udp, port), Key::NodePort(Protocol::Udp, port)];
+    let translated = to.destination != from.source;
+    (translated && frontends.iter().any(|key| gone(key, from.source))).then_some(original)
 }
 
 struct Tuple {
@@ -89,7 +102,6 @@ mod tests {
     use mycelium_linux::netlink;
 
     use super::*;
-    use crate::ruleset::Protocol;
 
     #[test]
     fn only_lost_backends_are_removed() {
@@ -105,9 +117,9 @@ mod tests {
 
     #[test]
     fn garbage_is_no_flow() {
-        assert!(stale(&[], &Targets::new()).is_none());
+        assert!(stale(&[], &|_, _| true).is_none());
         let mut bytes = Vec::new();
         netlink::nest(&mut bytes, CTA_TUPLE_ORIG, |inner| netlink::put(inner, CTA_TUPLE_IP, &[1, 2]));
-        assert!(stale(&bytes, &Targets::new()).is_none());
+        assert!(stale(&bytes, &|_, _| true).is_none());
     }
 }

@@ -18,6 +18,9 @@ use crate::forwarding;
 use crate::link::{self, Link, Mac, Route, Setting, Via};
 use crate::nft;
 
+/// A bridge without ports has no carrier.
+const ANCHOR_SETTINGS: [(Setting, u32); 2] = [(Setting::Forwarding, 1), (Setting::IgnoreRoutesWithLinkdown, 0)];
+
 /// What was found and made.
 pub struct Host {
     /// Pods with an interface, by position of their address.
@@ -100,7 +103,7 @@ fn make_anchor(
     // All of this is idempotent: an earlier run may have stopped anywhere.
     let failed = || NetError::netlink(format!("configure the bridge {}", names.anchor));
     socket
-        .batch(&[link::configure(&names.anchor, None, &[(Setting::Forwarding, 1)]), link::up(&names.anchor)])
+        .batch(&[link::configure(&names.anchor, None, &ANCHOR_SETTINGS), link::up(&names.anchor)])
         .map_err(failed())?;
     let index = link::find(socket, &names.anchor)
         .and_then(|link| link.map(|link| link.index).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)))

@@ -65,6 +65,8 @@ pub enum Setting {
     RpFilter = 8,
     /// Treat 127.0.0.0/8 as routable here.
     RouteLocalnet = 26,
+    /// Do not use routes while there is no carrier.
+    IgnoreRoutesWithLinkdown = 29,
 }
 
 /// An Ethernet address.

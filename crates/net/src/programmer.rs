@@ -35,9 +35,12 @@ impl Programmer {
         // After a failure the content is unknown: the transaction may have met something that is not as we believe.
         let previous = self.current.take();
         nft::apply(&text)?;
-        let removed = previous.map(|previous| conntrack::removed(&previous.udp, &next.udp)).unwrap_or_default();
+        let flushed = match &previous {
+            Some(previous) => conntrack::flush(&conntrack::removed(&previous.udp, &next.udp)),
+            None => conntrack::flush_strays(&next.udp),
+        };
         self.current = Some(next);
-        if let Err(error) = conntrack::flush(&removed) {
+        if let Err(error) = flushed {
             tracing::warn!(error = &error as &dyn std::error::Error, "old UDP flows could not be forgotten");
         }
         Ok(())

@@ -131,7 +131,7 @@ fn a_virtual_address_spreads_over_its_backends() {
 }
 
 #[test]
-fn a_rolling_update_keeps_connections_and_loses_none() {
+fn a_rolling_update_keeps_connections_and_moves_new_ones() {
     with_services(|bed| async move {
         let (a, b) = backends(&bed.network).await;
         let client = pod(&bed.network, "uid-client").await;
