@@ -17,7 +17,9 @@ pub mod table;
 pub mod target;
 
 use std::future::Future;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -60,6 +62,33 @@ pub struct Cluster {
     pub namespace_given: bool,
     /// The server's address, for messages.
     pub server: String,
+}
+
+/// Prints to standard output, and gives an error instead of a panic when nobody reads it any more.
+macro_rules! out {
+    ($($argument:tt)*) => { $crate::client::show(format_args!($($argument)*))? };
+}
+pub(crate) use out;
+
+/// What [`out!`] does.
+pub fn show(text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_fmt(text)?;
+    out.flush()
+}
+
+/// Prints what was done. What is still to be done goes on even when nobody reads.
+pub fn say(text: std::fmt::Arguments<'_>) {
+    let _ = show(text);
+}
+
+/// A command whose reader has gone (`mycelium get pods | head -1`) has done all it should.
+pub fn unless_unread(result: Result<ExitCode>) -> Result<ExitCode> {
+    let unread = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    match result {
+        Err(error) if error.downcast_ref().is_some_and(unread) => Ok(ExitCode::SUCCESS),
+        other => other,
+    }
 }
 
 /// Runs a command's future. Does not wait for a read of standard input that may never end.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::discovery::{Discovery, Resource};
 use crate::client::manifest::{self, Document};
-use crate::client::{Call, Cluster, Connection, FIELD_MANAGER, block_on, failure, query, text};
+use crate::client::{Call, Cluster, Connection, FIELD_MANAGER, block_on, failure, query, say, text};
 
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 /// A custom resource is served a moment after its definition was taken.
@@ -186,8 +186,7 @@ impl Applier<'_> {
 
     fn report(&self, resource: &Resource, name: &str, outcome: Outcome) {
         if self.args.output.is_some() {
-            println!("{}/{name}", resource.display());
-            return;
+            return say(format_args!("{}/{name}\n", resource.display()));
         }
         let verb = match outcome {
             Outcome::Created => "created",
@@ -195,7 +194,7 @@ impl Applier<'_> {
             Outcome::Unchanged => "unchanged",
         };
         let note = if self.is_dry_run() { " (server dry run)" } else { "" };
-        println!("{}/{name} {verb}{note}", resource.display());
+        say(format_args!("{}/{name} {verb}{note}\n", resource.display()));
     }
 }
 

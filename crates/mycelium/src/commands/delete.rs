@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::client::discovery::{Discovery, Resource};
-use crate::client::{Call, Cluster, Connection, block_on, failure, manifest, query, target, text};
+use crate::client::{Call, Cluster, Connection, block_on, failure, manifest, query, say, target, text};
 
 const POLL: Duration = Duration::from_millis(200);
 
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             false => written(&args, &cluster, &discovery, &mut failures)?,
         };
         if victims.is_empty() && failures.is_empty() {
-            println!("No resources found.");
+            say(format_args!("No resources found.\n"));
         }
         let mut going = Vec::new();
         for victim in victims {
@@ -176,7 +176,7 @@ async fn delete(args: &Args, cluster: &Cluster, victim: &Victim) -> Result<Strin
     let call = Call { method: Method::DELETE, body: serde_json::to_vec(&options)?, ..Call::default() };
     cluster.call(&victim.path(), call).await?;
     let note = if args.dry_run { " (server dry run)" } else { "" };
-    println!("{} {:?} deleted{note}", victim.resource.display(), victim.name);
+    say(format_args!("{} {:?} deleted{note}\n", victim.resource.display(), victim.name));
     Ok(uid.unwrap_or_default())
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::client::discovery::{Discovery, Resource};
-use crate::client::{Cluster, Connection, block_on, query, target};
+use crate::client::{Cluster, Connection, block_on, out, query, target, unless_unread};
 use writer::Writer;
 
 /// Show an object in full, with its events.
@@ -47,24 +47,24 @@ pub struct Args {
 
 /// Shows the objects.
 pub fn run(args: Args) -> Result<ExitCode> {
-    block_on(async {
+    unless_unread(block_on(async {
         let cluster = args.connection.cluster().await?;
         let discovery = Discovery::load(&cluster).await?;
         let mut first = true;
         for target in target::parse(&discovery, &args.what)? {
             for object in objects(&args, &cluster, &target).await? {
                 if !first {
-                    print!("\n\n");
+                    out!("\n\n");
                 }
                 first = false;
-                print!("{}", describe(&args, &cluster, &target.resource, &object).await?);
+                out!("{}", describe(&args, &cluster, &target.resource, &object).await?);
             }
         }
         if first {
             eprintln!("No resources found.");
         }
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 async fn objects(args: &Args, cluster: &Cluster, target: &target::Target) -> Result<Vec<Value>> {

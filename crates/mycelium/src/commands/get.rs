@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::discovery::{Discovery, Resource};
 use crate::client::target::{self, Target};
-use crate::client::{Call, Cluster, Connection, block_on, failure, query, text};
+use crate::client::{Call, Cluster, Connection, block_on, failure, out, query, text, unless_unread};
 use rows::Rows;
 
 const AS_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -64,7 +64,7 @@ pub struct Args {
 
 /// Shows the objects.
 pub fn run(args: Args) -> Result<ExitCode> {
-    block_on(async {
+    unless_unread(block_on(async {
         let cluster = args.connection.cluster().await?;
         let discovery = Discovery::load(&cluster).await?;
         let targets = target::parse(&discovery, &args.what)?;
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             Some("json" | "yaml" | "name") => getter.objects(&targets).await,
             _ => getter.tables(&targets).await,
         }
-    })
+    }))
 }
 
 struct Getter<'a> {
@@ -131,9 +131,9 @@ impl Getter<'_> {
             }
             if !rows.is_empty() {
                 if printed {
-                    println!();
+                    out!("\n");
                 }
-                print!("{}", rows.render(!self.args.no_headers));
+                out!("{}", rows.render(!self.args.no_headers));
                 printed = true;
             }
             if self.args.watch {
@@ -177,7 +177,7 @@ impl Getter<'_> {
     /// Prints one object in the format asked for.
     fn print(&self, object: &Value, resource: &Resource) -> Result<()> {
         if self.args.output.as_deref() == Some("name") {
-            println!("{}/{}", resource.display(), text(object, "/metadata/name"));
+            out!("{}/{}\n", resource.display(), text(object, "/metadata/name"));
             return Ok(());
         }
         self.print_document(&self.cleaned(object.clone()))
@@ -185,9 +185,9 @@ impl Getter<'_> {
 
     fn print_document(&self, document: &Value) -> Result<()> {
         match self.args.output.as_deref() {
-            Some("json") => println!("{}", serde_json::to_string_pretty(document)?),
-            _ if self.args.watch => print!("---\n{}", serde_saphyr::to_string(document)?),
-            _ => print!("{}", serde_saphyr::to_string(document)?),
+            Some("json") => out!("{}\n", serde_json::to_string_pretty(document)?),
+            _ if self.args.watch => out!("---\n{}", serde_saphyr::to_string(document)?),
+            _ => out!("{}", serde_saphyr::to_string(document)?),
         }
         Ok(())
     }

@@ -12,8 +12,8 @@ use clap::Subcommand;
 use mycelium_image::config::Empty;
 use mycelium_image::{Credentials, Image, ImageConfig, Images, ImportOptions, PrunePolicy, PullOptions, Reference};
 
-use crate::client::block_on;
 use crate::client::table::Table;
+use crate::client::{block_on, out, unless_unread};
 use crate::engine::config::data_dir;
 
 /// Manage the images of this machine.
@@ -141,6 +141,10 @@ struct Pull {
 
 /// Does what the verb says.
 pub fn run(args: Args) -> Result<ExitCode> {
+    unless_unread(act(args).map(|()| ExitCode::SUCCESS))
+}
+
+fn act(args: Args) -> Result<()> {
     let images = Images::open(data_dir(args.data_dir)?.join("images"))?;
     match args.verb {
         Verb::Load { path, name } => {
@@ -148,30 +152,33 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 true => images.load_reader(std::io::stdin().lock(), name.as_deref())?,
                 false => images.load(&path, name.as_deref())?,
             };
-            loaded.iter().for_each(announce);
+            loaded.iter().try_for_each(announce)?;
         }
-        Verb::Import(import) => announce(&import.run(&images)?),
+        Verb::Import(import) => announce(&import.run(&images)?)?,
         Verb::Pull(pull) => pull.run(&images)?,
         Verb::List { output, digests } => list(&images, output.as_deref(), digests)?,
-        Verb::Tag { image, name } => announce(&images.tag(&image, &name)?),
+        Verb::Tag { image, name } => announce(&images.tag(&image, &name)?)?,
         Verb::Remove { images: names, force } => {
             for name in names {
                 let freed = images.remove(&name, force)?;
-                println!("removed {name} ({} freed)", size(freed));
+                out!("removed {name} ({} freed)\n", size(freed));
             }
         }
         Verb::Prune { all } => {
             let policy = if all { PrunePolicy::Unused } else { PrunePolicy::Dangling };
             let pruned = images.prune(&BTreeSet::new(), policy)?;
-            pruned.images.iter().for_each(|name| println!("removed {name}"));
-            println!("{} freed", size(pruned.bytes));
+            for name in pruned.images {
+                out!("removed {name}\n");
+            }
+            out!("{} freed\n", size(pruned.bytes));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn announce(image: &Image) {
-    println!("{}  {}  {}", image.name(), image.digest, size(image.size));
+fn announce(image: &Image) -> Result<()> {
+    out!("{}  {}  {}\n", image.name(), image.digest, size(image.size));
+    Ok(())
 }
 
 impl Import {
@@ -257,8 +264,8 @@ impl Pull {
         let options = PullOptions { credentials, certificates, progress: bars };
         let image = block_on(async { Ok(images.pull(&self.image, options).await?) })?;
         match self.quiet {
-            true => println!("{}", image.digest),
-            false => announce(&image),
+            true => out!("{}\n", image.digest),
+            false => announce(&image)?,
         }
         Ok(())
     }
@@ -267,10 +274,14 @@ impl Pull {
 fn list(images: &Images, output: Option<&str>, digests: bool) -> Result<()> {
     let all = images.list()?;
     match output {
-        Some("json") => println!("{}", serde_json::to_string_pretty(&all)?),
-        Some("yaml") => print!("{}", serde_saphyr::to_string(&all)?),
-        Some(_) => all.iter().for_each(|image| println!("{}", image.name())),
-        None => print!("{}", table(&all, digests).render(true, &[])),
+        Some("json") => out!("{}\n", serde_json::to_string_pretty(&all)?),
+        Some("yaml") => out!("{}", serde_saphyr::to_string(&all)?),
+        Some(_) => {
+            for image in all {
+                out!("{}\n", image.name());
+            }
+        }
+        None => out!("{}", table(&all, digests).render(true, &[])),
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! `--watch`: changes as they come, across interruptions of the connection.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -10,7 +9,7 @@ use serde_json::Value;
 use super::rows::Rows;
 use super::{AS_TABLE, Getter};
 use crate::client::target::Target;
-use crate::client::{query, text};
+use crate::client::{out, query, text};
 
 /// Prints a line per change.
 pub(super) async fn tables(getter: &Getter<'_>, target: &Target, version: &str, mut rows: Rows) -> Result<ExitCode> {
@@ -18,7 +17,7 @@ pub(super) async fn tables(getter: &Getter<'_>, target: &Target, version: &str, 
     follow(getter, target, version, AS_TABLE, |object| {
         rows.add(object);
         if !rows.is_empty() {
-            print!("{}", rows.render(headings));
+            out!("{}", rows.render(headings));
             headings = false;
         }
         Ok(())
@@ -71,7 +70,6 @@ async fn follow(
                 "ERROR" => bail!("the watch ended: {}", text(object, "/message")),
                 _ => {
                     show(object)?;
-                    std::io::stdout().flush()?;
                 }
             }
         }
