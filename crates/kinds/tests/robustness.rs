@@ -238,6 +238,10 @@ proptest! {
         admission::apply_service_account(&mut pod, &other, "abcde");
         admission::add_default_tolerations(&mut pod);
         let _ = admission::apply_priority(&mut pod, Some(&other).filter(|class| class.is_object()));
+        admission::limit_range::apply_defaults(&mut pod, &other);
+        let _ = admission::limit_range::check_pod(&pod, &other);
+        let _ = admission::limit_range::check_claim(&given, &other);
+        let _ = admission::runtime_class::apply(&mut pod, Some(&other));
         let _ = pod::status::summary(&given);
         let _ = pod::resources::of_pod(&given["spec"], "requests");
         let _ = scale::of(&given);
