@@ -3,6 +3,7 @@
 //! Each test owns an engine with a directory, port and ranges of its own, and they run in parallel.
 
 mod adoption;
+mod cli;
 mod clients;
 mod durability;
 mod faults;
