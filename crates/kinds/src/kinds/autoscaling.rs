@@ -1,4 +1,4 @@
-//! HorizontalPodAutoscaler, stored in the form of `autoscaling/v2`.
+//! HorizontalPodAutoscaler, stored in the form of `autoscaling/v2`, and Scale.
 
 use mycelium_api::field::{FieldError, Path};
 use serde_json::{Value, json};
@@ -47,6 +47,19 @@ pub static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
         ]
     },
     ..Kind::new("autoscaling", "HorizontalPodAutoscaler", true)
+};
+
+pub static SCALE: Kind = Kind {
+    columns: &[
+        Column { format: "", ..NAME },
+        Column::integer("Desired", "Replicas that are wanted."),
+        Column::integer("Available", "Replicas there are."),
+        AGE_COLUMN,
+    ],
+    cells: |scale, now| {
+        vec![name(scale), number(scale, &["spec", "replicas"]), number(scale, &["status", "replicas"]), age(scale, now)]
+    },
+    ..Kind::new("autoscaling", "Scale", true)
 };
 
 fn fill_v2(spec: &mut Value) {

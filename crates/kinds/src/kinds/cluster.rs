@@ -1,6 +1,7 @@
 //! Kinds of the cluster's own administration, of which only the table is particular.
 
-use mycelium_api::names::is_path_segment;
+use mycelium_api::field::Path;
+use mycelium_api::names::{is_dns1123_label, is_path_segment};
 use serde_json::{Value, json};
 
 use crate::table::{self, AGE_COLUMN, Column, NAME, age, condition, human_duration, name, number, text_or};
@@ -65,6 +66,12 @@ pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
 
 pub static RUNTIME_CLASS: Kind = Kind {
     has_status: false,
+    defaults: |_, class| crate::value::canonical_resources(class, &["overhead", "podFixed"]),
+    check: |class, errors| {
+        let handler = text(class, &["handler"]);
+        crate::check::refuse(errors, &Path::new("handler"), handler, is_dns1123_label(handler));
+    },
+    check_update: |new, old, _, errors| super::workload::check_immutable(new, old, &["handler"], errors),
     columns: &[NAME, Column::text("Handler", "Runtime that runs the pods."), AGE_COLUMN],
     cells: |class, now| vec![name(class), text_or(class, &["handler"], ""), age(class, now)],
     ..Kind::new("node.k8s.io", "RuntimeClass", false)

@@ -1,5 +1,6 @@
 //! One file per kind; [`ALL`] is the list of them.
 
+mod addresses;
 mod autoscaling;
 mod batch;
 mod cluster;
@@ -10,9 +11,10 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
 mod limits;
 mod namespace;
-mod networking;
+mod network_policy;
 mod node;
 mod pod;
 mod pod_disruption_budget;
@@ -56,11 +58,12 @@ pub static ALL: &[&Kind] = &[
     &priority_class::PRIORITY_CLASS,
     &pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &autoscaling::HORIZONTAL_POD_AUTOSCALER,
-    &networking::INGRESS,
-    &networking::INGRESS_CLASS,
-    &networking::NETWORK_POLICY,
-    &networking::SERVICE_CIDR,
-    &networking::IP_ADDRESS,
+    &autoscaling::SCALE,
+    &ingress::INGRESS,
+    &ingress::INGRESS_CLASS,
+    &network_policy::NETWORK_POLICY,
+    &addresses::SERVICE_CIDR,
+    &addresses::IP_ADDRESS,
     &storage::PERSISTENT_VOLUME,
     &storage::PERSISTENT_VOLUME_CLAIM,
     &storage::STORAGE_CLASS,

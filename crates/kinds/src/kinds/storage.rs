@@ -240,6 +240,10 @@ pub static CSI_DRIVER: Kind = Kind {
 
 pub static CSI_STORAGE_CAPACITY: Kind = Kind {
     has_status: false,
+    defaults: |_, capacity| {
+        crate::value::canonical_quantity(capacity, "capacity");
+        crate::value::canonical_quantity(capacity, "maximumVolumeSize");
+    },
     columns: &[
         NAME,
         Column::text("StorageClassName", "Class of the storage."),
