@@ -144,8 +144,49 @@ impl Hierarchies {
         if group.is_empty() {
             return Ok(());
         }
-        for hierarchy in self.used() {
+        // Also where there are no controllers: a service manager's own hierarchy may hold processes of the group.
+        for hierarchy in &self.0 {
             remove_tree(&hierarchy.mount.join(group))?;
+        }
+        Ok(())
+    }
+
+    /// Creates `group` in every hierarchy with controllers, without limits. Returns the names that containers know the
+    /// hierarchies by (`cpu,cpuacct`), each with the group's folder.
+    pub fn create_everywhere(&self, group: &str) -> io::Result<Vec<(String, PathBuf)>> {
+        let group = group.trim_start_matches('/');
+        let mut folders = Vec::new();
+        for hierarchy in self.used() {
+            let folder = hierarchy.mount.join(group);
+            fs::create_dir_all(&folder)?;
+            let name = hierarchy.mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            folders.push((name, folder));
+        }
+        Ok(folders)
+    }
+
+    /// Moves this process to `group` wherever a service manager put it into the group of a service or session, so that
+    /// stopping the service does not end it. `membership` is the content of `/proc/self/cgroup`.
+    pub fn leave_service(&self, membership: &str, group: &str) -> io::Result<()> {
+        let group = group.trim_start_matches('/');
+        for line in membership.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            if !path.split('/').any(|part| part.ends_with(".service") || part.ends_with(".scope")) {
+                continue;
+            }
+            let first = controllers.split(',').next().unwrap_or_default();
+            let named = first.strip_prefix("name=");
+            let found = self.0.iter().find(|h| match named {
+                Some(name) => h.controllers.is_empty() && !h.unified && h.mount.ends_with(name),
+                None if first.is_empty() => h.unified,
+                None => h.controllers.contains(first),
+            });
+            if let Some(hierarchy) = found {
+                let folder = hierarchy.mount.join(group);
+                fs::create_dir_all(&folder)?;
+                fs::write(folder.join("cgroup.procs"), "0")?;
+            }
         }
         Ok(())
     }
@@ -262,6 +303,22 @@ mod tests {
         let pure = Hierarchies::parse("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n");
         assert!(pure.unified());
         assert_eq!(pure.dir("memory", "/a"), Some(PathBuf::from("/sys/fs/cgroup/a")));
+    }
+
+    #[test]
+    fn a_process_leaves_the_group_of_a_service_only() {
+        let dir = std::env::temp_dir().join(format!("cgroup-test-{}", std::process::id()));
+        let hierarchy = |name: &str, controllers: &[&str], unified| Hierarchy {
+            mount: dir.join(name),
+            controllers: controllers.iter().map(|c| (*c).to_owned()).collect(),
+            unified,
+        };
+        let all = Hierarchies(vec![hierarchy("memory", &["memory"], false), hierarchy("systemd", &[], false)]);
+        let membership = "2:memory:/user\n1:name=systemd:/system.slice/mycelium.service\n";
+        all.leave_service(membership, "/mycelium-1/shims").expect("moves");
+        assert!(dir.join("systemd/mycelium-1/shims/cgroup.procs").exists());
+        assert!(!dir.join("memory").exists());
+        fs::remove_dir_all(dir).expect("removes");
     }
 
     #[test]

@@ -105,7 +105,10 @@ impl Node {
     /// A node; nothing happens before [`Node::run`], but its service answers.
     pub fn new(config: NodeConfig) -> Result<Self, NodeError> {
         let pods = config.data_dir.join("pods");
-        fs::create_dir_all(&pods).map_err(|source| NodeError::Folder { path: pods.clone(), source })?;
+        // Logs, volumes and control sockets are nobody else's business.
+        let private = fs::create_dir_all(&pods)
+            .and_then(|()| fs::set_permissions(&pods, std::os::unix::fs::PermissionsExt::from_mode(0o700)));
+        private.map_err(|source| NodeError::Folder { path: pods.clone(), source })?;
         let memory = crate::register::meminfo("MemTotal");
         let inventory = Arc::new(Inventory {
             name: config.name.clone(),

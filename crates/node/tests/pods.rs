@@ -184,16 +184,73 @@ async fn an_engine_that_comes_back_finds_everything_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_decide_about_readiness_and_restarts() {
     let cluster = Cluster::start().await;
-    let mut container = shell(&format!("touch /tmp/live; {WAIT}"));
-    container["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1});
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let serve = format!("echo ok > /www/ready; httpd -p 127.0.0.1:{port} -h /www; touch /tmp/live; {WAIT}");
+    let mut container = shell(&serve);
+    container["readinessProbe"] = json!({"httpGet": {"host": "127.0.0.1", "port": port, "path": "/ready"}, "periodSeconds": 1, "failureThreshold": 1});
     container["livenessProbe"] =
         json!({"exec": {"command": ["test", "-e", "/tmp/live"]}, "periodSeconds": 1, "failureThreshold": 1});
-    cluster.create("p", json!({"containers": [container]})).await;
-    let pod = cluster.until("p", |pod| state(pod, 0)["running"].is_object()).await;
-    assert!(!ready(&pod));
-    let (ok, _, err) = cluster.kubectl(&["get", "pod", "p"]).await;
+    container["lifecycle"] =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /dev/termination-log"]}}});
+    cluster.create("p", json!({"hostNetwork": true, "containers": [container]})).await;
+    let pod = cluster.until_ready("p").await;
+    let id = pod["status"]["containerStatuses"][0]["containerID"].clone();
+    let (ok, _, err) = cluster.kubectl(&["exec", "p", "--", "sh", "-c", "mv /www/ready /www/no"]).await;
     assert!(ok, "{err}");
+    cluster.until("p", |pod| !ready(pod)).await;
+    let (ok, _, err) = cluster.kubectl(&["exec", "p", "--", "sh", "-c", "mv /www/no /www/ready; rm /tmp/live"]).await;
+    assert!(ok, "{err}");
+    let restarted = |pod: &Value| ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let pod = cluster.until("p", restarted).await;
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_ne!(status["containerID"], id);
+    assert_eq!(status["lastState"]["terminated"]["message"], "stopping\n", "the hook before the stop ran");
+    let events = cluster.events("p").await;
+    let failed = "Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 404".to_owned();
+    assert!(events.contains(&failed), "{events:?}");
+    assert!(events.contains(&"Killing: Container a failed liveness probe, will be restarted".to_owned()), "{events:?}");
     cluster.delete("p").await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_identity_and_tokens_are_real() {
+    let cluster = Cluster::start().await;
+    let mut hog = shell("tail /dev/zero");
+    hog["resources"] = json!({"limits": {"memory": "16Mi"}});
+    cluster.create("hog", json!({"restartPolicy": "Never", "containers": [hog]})).await;
+    let pod = cluster.until("hog", |pod| pod["status"]["phase"] == "Failed").await;
+    let terminated = &state(&pod, 0)["terminated"];
+    assert_eq!((terminated["reason"].as_str(), terminated["exitCode"].as_i64()), (Some("OOMKilled"), Some(137)));
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(cluster.client.clone(), "default");
+    let account = serde_json::from_value(json!({"metadata": {"name": "robot"}})).expect("an account");
+    accounts.create(&PostParams::default(), &account).await.expect("created");
+    let mut container = shell(&format!(
+        "id -u; wc -c < /t/token; cat /t/ns; cat /sys/fs/cgroup/memory/memory.limit_in_bytes; touch /x || echo read-only; {WAIT}"
+    ));
+    container["volumeMounts"] = json!([{"name": "t", "mountPath": "/t"}]);
+    container["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "100m"}});
+    container["securityContext"] = json!({"runAsUser": 33, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}});
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    let field = json!({"downwardAPI": {"items": [{"path": "ns", "fieldRef": {"fieldPath": "metadata.namespace"}}]}});
+    let volume = json!({"name": "t", "projected": {"sources": [token, field]}});
+    let spec = json!({"serviceAccountName": "robot", "volumes": [volume], "containers": [container]});
+    cluster.create("p", spec).await;
+    let pod = cluster.until_ready("p").await;
+    assert_eq!(pod["status"]["qosClass"], "Guaranteed");
+    let log = cluster.log(&pod, "a", 0);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines[0], "33");
+    assert!(lines[1].trim().parse::<usize>().is_ok_and(|n| n > 200), "a token: {log}");
+    assert!(log.contains("default67108864\n") && log.contains("read-only"), "{log}");
+    for name in ["hog", "p"] {
+        cluster.delete(name).await;
+    }
+    let (ok, out, err) = cluster.kubectl(&["get", "nodes", "n1"]).await;
+    assert!(ok && out.contains("Ready") && out.contains("v1.35.0+mycelium"), "{out}{err}");
     cluster.finish().await;
 }
 

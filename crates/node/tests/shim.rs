@@ -88,6 +88,7 @@ impl Fixture {
             stdin: false,
             stdin_once: false,
             oom_score_adj: 1000,
+            cgroups_writable: false,
         };
         self.shim.ask(&Request::Create(create)).await.expect("creates");
         self.shim.ask(&Request::Start { id: id.into() }).await.expect("starts");
@@ -202,6 +203,7 @@ async fn a_missing_program_is_refused_and_leaves_nothing() {
         stdin: false,
         stdin_once: false,
         oom_score_adj: 0,
+        cgroups_writable: false,
     };
     let error = pod.shim.ask(&Request::Create(create)).await.expect_err("refused");
     assert_eq!(error.to_string(), "exec: \"nope\": executable file not found in $PATH");

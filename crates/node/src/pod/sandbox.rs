@@ -278,9 +278,14 @@ fn write_files(ctx: &Context, pod: &Pod, dir: &Path, ips: &[String]) -> std::io:
     };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let hostname = files::names(pod, &ctx.cluster_domain).0;
-    std::fs::write(etc.join("hosts"), hosts)?;
-    std::fs::write(etc.join("hostname"), format!("{hostname}\n"))?;
-    std::fs::write(etc.join("resolv.conf"), ctx.network.resolv_conf(namespace, spec))
+    let resolv_conf = ctx.network.resolv_conf(namespace, spec);
+    for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf)] {
+        let path = etc.join(name);
+        std::fs::write(&path, text)?;
+        // Every user in the container reads them, whatever this process's mask is.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 /// Removes a sandbox and what is mounted, whatever state it is in. The folder with the logs stays.

@@ -16,7 +16,7 @@ use crate::client::Shim;
 use crate::context::Context;
 use crate::events::Kind;
 use crate::image::{ImageConfig, ImageError, PodImage, PullSecret};
-use crate::shim::protocol::{Create, Request, Root, SHM};
+use crate::shim::protocol::{CGROUPS, Create, Request, Root, SHM};
 use crate::spec::oci::{self, Bind};
 use crate::spec::resources::{oom_score_adj, qos};
 use crate::spec::users::{self, Accounts, User, Wishes};
@@ -59,7 +59,7 @@ pub enum StartError {
         message: String,
     },
     /// It counts as a run that failed at once.
-    Failed(Record),
+    Failed(Box<Record>),
 }
 
 fn wait(reason: &'static str, message: impl Into<String>) -> StartError {
@@ -122,7 +122,7 @@ pub async fn start(job: &Job, made: impl FnOnce(Record)) -> Result<Record, Start
             record.start_error = Some(message);
             record.failed_at = Some(job.ctx.env.now());
             let _ = disk::save(&job.dir, &record);
-            Err(StartError::Failed(record))
+            Err(StartError::Failed(Box::new(record)))
         }
     }
 }
@@ -302,8 +302,13 @@ fn bundle(
         tty: job.container.tty == Some(true),
         stdin: job.container.stdin == Some(true),
         stdin_once: job.container.stdin_once == Some(true),
+        cgroups_writable: privileged(&job.container),
         oom_score_adj: oom_score_adj(qos(&spec), job.container.resources.as_ref(), job.ctx.memory_bytes),
     })
+}
+
+fn privileged(container: &Container) -> bool {
+    container.security_context.as_ref().and_then(|c| c.privileged) == Some(true)
 }
 
 fn pause(dir: &Path) -> Option<i32> {
@@ -339,6 +344,11 @@ fn binds(job: &Job, record: &Record, env: &[(String, String)]) -> Result<Vec<Bin
         let host_ipc = spec.and_then(|s| s.host_ipc) == Some(true);
         let source = if host_ipc { PathBuf::from("/dev/shm") } else { dir.join(SHM) };
         binds.push(Bind { source, target: "/dev/shm".into(), read_only: false, follow: false });
+    }
+    if !job.ctx.machine.unified_cgroups && !taken("/sys/fs/cgroup", &binds) {
+        let source = disk::bundle(dir, &record.id).join(CGROUPS);
+        fs::create_dir_all(&source).map_err(|e| wait("CreateContainerError", e.to_string()))?;
+        binds.push(Bind { source, target: "/sys/fs/cgroup".into(), read_only: !privileged(container), follow: false });
     }
     let target = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
     let target = target.unwrap_or("/dev/termination-log").to_owned();

@@ -460,6 +460,7 @@ impl Worker {
             }
             Ok(_) => {}
             Err(StartError::Failed(record)) => {
+                let record = *record;
                 let life = disk::life(&self.dir, &record, None);
                 view.current = Some(Run { record, life });
                 self.ended(name);
@@ -734,8 +735,12 @@ impl Worker {
             Message::Made(record) => self.made(record),
             Message::Started(name, result) => self.started(&name, result),
             Message::Hooked(name, result) => self.hooked(&name, result),
+            // It has done all it could and the container still lives: the plan will ask for it again.
             Message::Stopped(name) => {
                 self.stops.remove(&name);
+                if let Some(view) = self.containers.get_mut(&name) {
+                    view.busy = None;
+                }
             }
             Message::Probe(name, id, kind, told) => self.probed(&name, &id, kind, told),
             Message::Reported(outcome) => self.reported(outcome),

@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::log::{Log, Stream};
 use super::program::Program;
-use super::protocol::{CONTAINERS, ContainerState, Create, STATE};
+use super::protocol::{CGROUPS, CONTAINERS, ContainerState, Create, STATE};
 use super::{clock, exec, sandbox};
 
 type Error = Box<dyn std::error::Error>;
@@ -51,7 +51,7 @@ impl Container {
         sandbox::mount_root(&bundle, &create.root)?;
         let result = Self::build(dir, &bundle, &create);
         if result.is_err() {
-            let _ = nix::mount::umount2(&bundle.join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
+            unmount(&bundle);
         }
         result
     }
@@ -62,6 +62,7 @@ impl Container {
             sandbox::make_dir_inside(&bundle.join("rootfs"), process.cwd())?;
         }
         let cgroup = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone()).unwrap_or_default();
+        sandbox::mount_cgroups(bundle, &cgroup.display().to_string(), create.cgroups_writable)?;
         let mut log = Log::open(&create.log)?;
         let run = dir.join("run");
         fs::create_dir_all(&run)?;
@@ -241,7 +242,7 @@ impl Container {
 
     /// Unmounts its root and forgets its files, but for the log.
     pub fn remove(&self) {
-        let _ = nix::mount::umount2(&self.bundle.join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
+        unmount(&self.bundle);
         for part in ["upper", "work", "rootfs"] {
             let _ = fs::remove_dir_all(self.bundle.join(part));
         }
@@ -254,6 +255,12 @@ impl Container {
         {
             let _ = fs::rename(&temporary, self.bundle.join(STATE));
         }
+    }
+}
+
+fn unmount(bundle: &Path) {
+    for part in ["rootfs", CGROUPS] {
+        let _ = nix::mount::umount2(&bundle.join(part), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

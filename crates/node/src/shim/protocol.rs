@@ -22,6 +22,8 @@ pub const CONTAINERS: &str = "containers";
 pub const MEMORY: &str = "memory";
 /// The folder of the pod's shared memory.
 pub const SHM: &str = "shm";
+/// The folder, in a container's bundle, of its view of control groups of version 1.
+pub const CGROUPS: &str = "cgroups";
 /// A message longer than this is refused.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -85,6 +87,8 @@ pub struct Create {
     pub stdin_once: bool,
     /// How eagerly the kernel kills it when memory runs out.
     pub oom_score_adj: i32,
+    /// It may change its own control groups.
+    pub cgroups_writable: bool,
 }
 
 /// A program to be run inside a running container.

@@ -5,11 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use mycelium_linux::cgroup::Hierarchies;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::protocol::{MEMORY, SHM, Sandbox};
+use super::protocol::{CGROUPS, MEMORY, SHM, Sandbox};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -89,6 +90,34 @@ pub fn mount_root(bundle: &Path, root: &super::protocol::Root) -> Result<(), Err
     Ok(())
 }
 
+/// Mounts what a container sees of version 1's control groups: its own group of each hierarchy, not to be written.
+///
+/// The runtime would do the same with some hundred system calls per hierarchy.
+pub fn mount_cgroups(bundle: &Path, cgroup: &str, writable: bool) -> Result<(), Error> {
+    let groups = Hierarchies::get();
+    if groups.unified() {
+        return Ok(());
+    }
+    let view = bundle.join(CGROUPS);
+    fs::create_dir_all(&view)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), &view, Some("tmpfs"), flags, Some("mode=755,size=64k"))?;
+    for (name, folder) in groups.create_everywhere(cgroup)? {
+        let target = view.join(&name);
+        fs::create_dir_all(&target)?;
+        mount(Some(&folder), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        if !writable {
+            let again = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, &target, None::<&str>, again, None::<&str>)?;
+        }
+        // Hierarchies that carry several controllers are also known by each one's name.
+        for part in name.split(',').filter(|part| *part != name) {
+            let _ = std::os::unix::fs::symlink(&name, view.join(part));
+        }
+    }
+    Ok(())
+}
+
 /// The kernel takes one page of mount options.
 const OPTIONS_BYTES_MAX: usize = 4000;
 
@@ -105,7 +134,8 @@ fn overlay(target: &Path, lower: &[std::path::PathBuf], upper: &Path, work: &Pat
             open.iter().map(|f| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(f))).collect();
         options = overlay_options(&short, upper, work, true);
     }
-    let attempt = |options: &str| mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options));
+    // Device nodes that an image brings, or a container makes, are just files: real ones are in its own /dev.
+    let attempt = |options: &str| mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options));
     match attempt(&options) {
         // "volatile" is younger than the rest of overlayfs.
         Err(nix::Error::EINVAL) => Ok(attempt(&options.replace(",volatile", ""))?),

@@ -23,6 +23,9 @@ use super::wire::{Received, Receiver, encode, send_some};
 
 type Error = Box<dyn std::error::Error>;
 
+/// Files that a container's processes may have open, unless the machine's limit is lower.
+const OPEN_FILES_MAX: u64 = 1 << 20;
+
 /// Makes the sandbox and serves until told to shut down.
 pub fn run(dir: &Path) -> Result<(), Error> {
     let listener = take_listener()?;
@@ -39,6 +42,7 @@ pub fn run(dir: &Path) -> Result<(), Error> {
     blocked.thread_block()?;
     let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let sandbox: Sandbox = serde_json::from_slice(&fs::read(dir.join(SANDBOX))?)?;
+    prepare(&sandbox);
     let pause = sandbox::make(dir, &sandbox)?;
     fs::write(dir.join("pause"), pause.unwrap_or_default().to_string())?;
     let mut shim = Shim { dir: dir.to_owned(), sandbox, pause, ..Shim::default() };
@@ -47,6 +51,20 @@ pub fn run(dir: &Path) -> Result<(), Error> {
         shim.turn(&listener, &signals)?;
     }
     Ok(())
+}
+
+/// What containers inherit, and what must not end with the engine. None of it is worth failing for.
+fn prepare(sandbox: &Sandbox) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let current = files.maximum.map(|max| max.min(OPEN_FILES_MAX)).or(Some(OPEN_FILES_MAX));
+    let raised = rustix::process::Rlimit { current, maximum: files.maximum };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+    let root = sandbox.cgroup.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if let Err(error) = Hierarchies::get().leave_service(&membership, &format!("/{root}/shims")) {
+        eprintln!("cannot leave the group of the engine's service: {error}");
+    }
 }
 
 /// Standard input is the listening socket; everything started from here gets `/dev/null` instead.

@@ -317,8 +317,11 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Vec<Value> {
         mount("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         mount("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         mount("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
-        mount("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ];
+    // Of version 1 the shim makes a view, which is among the binds.
+    if input.machine.unified_cgroups {
+        list.push(mount("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
+    }
     let mut binds: Vec<&Bind> = input.binds.iter().collect();
     // A folder before what lies in it.
     binds.sort_by_key(|bind| bind.target.trim_end_matches('/').matches('/').count());

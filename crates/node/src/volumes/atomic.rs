@@ -31,6 +31,8 @@ pub type Payload = BTreeMap<String, Entry>;
 /// Makes the volume at `dir` hold exactly `payload`. Returns whether anything had to change.
 pub fn write(dir: &Path, payload: &Payload, stamp: &str, group: Option<u32>) -> io::Result<bool> {
     fs::create_dir_all(dir)?;
+    // Whatever the mask of this process is.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     let data = dir.join("..data");
     let old = fs::read_link(&data).ok();
     if old.as_ref().is_some_and(|old| same(&dir.join(old), payload)) {
@@ -44,6 +46,7 @@ pub fn write(dir: &Path, payload: &Payload, stamp: &str, group: Option<u32>) -> 
         let file = target.join(safe(path)?);
         if let Some(parent) = file.parent() {
             fs::create_dir_all(parent)?;
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
         }
         fs::write(&file, &entry.content)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(entry.mode))?;

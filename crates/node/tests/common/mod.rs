@@ -275,7 +275,7 @@ pub fn ready(pod: &Value) -> bool {
     conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-pub fn state<'a>(pod: &'a Value, index: usize) -> &'a Value {
+pub fn state(pod: &Value, index: usize) -> &Value {
     &pod["status"]["containerStatuses"][index]["state"]
 }
 
