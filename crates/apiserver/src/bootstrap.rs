@@ -42,7 +42,8 @@ async fn ensure(
     mut object: Value,
 ) -> Result<(), ApiError> {
     let server = &server;
-    let resource = server.table.get(group, "v1", name).ok_or(ApiError::NoSuchPath)?;
+    let table = server.table();
+    let resource = table.get(group, "v1", name).ok_or(ApiError::NoSuchPath)?;
     let object_name = object["metadata"]["name"].as_str().unwrap_or_default();
     if server.store.get(&resource.key("", object_name)).is_some() {
         return Ok(());

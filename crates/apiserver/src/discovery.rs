@@ -1,7 +1,5 @@
 //! Discovery: which groups, versions and resources there are.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use mycelium_apimachinery::schema::{self, Group, Resource, Subresource};
@@ -12,34 +10,35 @@ use crate::auth::tokens::ISSUER;
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::media::Accept;
+use crate::resources::Table;
 
 const AGGREGATED_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers a discovery path.
-pub fn answer(path: &str, accept: Accept) -> Result<Response<Body>, ApiError> {
+pub fn answer(table: &Table, path: &str, accept: Accept) -> Result<Response<Body>, ApiError> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let found = match parts[..] {
-        ["api"] if accept.aggregated => return Ok(aggregated_answer(true)),
-        ["apis"] if accept.aggregated => return Ok(aggregated_answer(false)),
+        ["api"] if accept.aggregated => return Ok(aggregated_answer(table, true)),
+        ["apis"] if accept.aggregated => return Ok(aggregated_answer(table, false)),
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}]})),
         ["apis"] => Some(json!({"kind": "APIGroupList", "apiVersion": "v1",
-            "groups": named_groups().map(|g| group_value(&g)).collect::<Vec<_>>()})),
-        ["api", version] => resource_list("", version),
-        ["apis", group] => named_groups().find(|g| g.name == group).map(|g| {
+            "groups": named_groups(table).map(|g| group_value(&g)).collect::<Vec<_>>()})),
+        ["api", version] => resource_list(table, "", version),
+        ["apis", group] => named_groups(table).find(|g| g.name == group).map(|g| {
             let mut value = group_value(&g);
             value["kind"] = json!("APIGroup");
             value["apiVersion"] = json!("v1");
             value
         }),
-        ["apis", group, version] => resource_list(group, version),
+        ["apis", group, version] => resource_list(table, group, version),
         _ => None,
     };
     found.map(|value| answer::json(StatusCode::OK, &value)).ok_or(ApiError::NoSuchPath)
 }
 
-fn named_groups() -> impl Iterator<Item = Group> {
-    schema::groups().into_iter().filter(|g| !g.name.is_empty())
+fn named_groups(table: &Table) -> impl Iterator<Item = Group> {
+    table.versions().into_iter().filter(|g| !g.name.is_empty())
 }
 
 fn group_value(group: &Group) -> Value {
@@ -48,13 +47,13 @@ fn group_value(group: &Group) -> Value {
     json!({"name": group.name, "preferredVersion": versions.first(), "versions": versions})
 }
 
-fn of_version(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
-    schema::resources().iter().filter(move |r| r.group == group && r.version == version)
+fn of_version<'a>(table: &'a Table, group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> {
+    table.facts().filter(move |r| r.group == group && r.version == version)
 }
 
-fn resource_list(group: &str, version: &str) -> Option<Value> {
+fn resource_list(table: &Table, group: &str, version: &str) -> Option<Value> {
     let mut items = Vec::new();
-    for resource in of_version(group, version) {
+    for resource in of_version(table, group, version) {
         items.push(resource_value(resource));
         items.extend(resource.subresources.iter().map(|sub| subresource_value(resource, sub)));
     }
@@ -86,19 +85,20 @@ fn subresource_value(resource: &Resource, sub: &Subresource) -> Value {
     value
 }
 
-fn aggregated_answer(core: bool) -> Response<Body> {
-    static DOCUMENTS: OnceLock<[Bytes; 2]> = OnceLock::new();
-    let documents = DOCUMENTS.get_or_init(|| [false, true].map(|core| Bytes::from(aggregated(core).to_string())));
-    let document = documents[usize::from(core)].clone();
+fn aggregated_answer(table: &Table, core: bool) -> Response<Body> {
+    let cached = &table.aggregated[usize::from(core)];
+    let document = cached.get_or_init(|| Bytes::from(aggregated(table, core).to_string())).clone();
     answer::with_type(StatusCode::OK, AGGREGATED_TYPE, crate::body::full(document))
 }
 
-fn aggregated(core: bool) -> Value {
-    let groups: Vec<Value> = schema::groups()
+fn aggregated(table: &Table, core: bool) -> Value {
+    let groups: Vec<Value> = table
+        .versions()
         .iter()
         .filter(|g| g.name.is_empty() == core)
         .map(|group| {
-            let versions: Vec<Value> = group.versions.iter().map(|v| aggregated_version(group.name, v)).collect();
+            let versions: Vec<Value> =
+                group.versions.iter().map(|v| aggregated_version(table, group.name, v)).collect();
             let metadata = if core { json!({}) } else { json!({"name": group.name}) };
             json!({"metadata": metadata, "versions": versions})
         })
@@ -106,9 +106,9 @@ fn aggregated(core: bool) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": groups})
 }
 
-fn aggregated_version(group: &str, version: &str) -> Value {
+fn aggregated_version(table: &Table, group: &str, version: &str) -> Value {
     let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
-    let resources: Vec<Value> = of_version(group, version)
+    let resources: Vec<Value> = of_version(table, group, version)
         .map(|r| {
             let mut value = json!({"resource": r.resource, "responseKind": kind(r.group, r.version, r.kind),
                 "scope": if r.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": r.singular,
@@ -148,9 +148,9 @@ fn platform() -> &'static str {
 }
 
 /// The paths listed under `/`.
-pub fn paths() -> Vec<String> {
+pub fn paths(table: &Table) -> Vec<String> {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for group in named_groups() {
+    for group in named_groups(table) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
     }

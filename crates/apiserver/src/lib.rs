@@ -11,6 +11,7 @@
 //! | [`route`], [`request`], [`media`] | from path, method and headers to a handler |
 //! | [`authn`], [`auth`], [`pki`] | who asks, and may they; keys and certificates |
 //! | [`resources`], [`discovery`], [`openapi`] | what there is |
+//! | [`custom`] | custom resources |
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
@@ -22,6 +23,7 @@ pub mod authn;
 pub mod body;
 mod bootstrap;
 pub mod codec;
+pub mod custom;
 pub mod discovery;
 pub mod error;
 pub mod media;

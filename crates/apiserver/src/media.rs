@@ -9,6 +9,10 @@ const ANSWER_TYPES: &str = "application/json, application/yaml, application/vnd.
 const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json, \
     application/strategic-merge-patch+json, application/apply-patch+yaml";
 
+/// The patches that custom resources take.
+pub const CUSTOM_PATCH_TYPES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 /// In which shape objects are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {

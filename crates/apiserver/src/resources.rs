@@ -1,10 +1,20 @@
 //! The table of resources the server knows, and where their objects lie in the store.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use mycelium_apimachinery::schema::{self, Type, api_version};
+use bytes::Bytes;
+use jiff::Timestamp;
+use mycelium_api::field::FieldError;
+use mycelium_apimachinery::schema::{self, Group, Type, api_version};
 use mycelium_kinds::Kind;
+use mycelium_store::Store;
+use serde_json::{Value, json};
+
+use crate::custom::columns;
+use crate::custom::validate;
+use crate::custom::{Compiled, Custom};
 
 /// One resource in one version.
 pub struct Resource {
@@ -18,9 +28,54 @@ pub struct Resource {
     pub schema: &'static Type,
     /// Defaulting, validation, columns.
     pub behaviour: &'static Kind,
+    /// What only a custom resource has.
+    pub custom: Option<Custom>,
 }
 
 impl Resource {
+    /// A version of a custom resource.
+    pub fn custom(
+        facts: &'static schema::Resource,
+        storage_version: &'static str,
+        schema: &'static Type,
+        behaviour: &'static Kind,
+        custom: Custom,
+    ) -> Self {
+        Self { facts, storage_version, key_group: facts.group, schema, behaviour, custom: Some(custom) }
+    }
+
+    /// The columns of a table, as `columnDefinitions`.
+    pub fn columns(&self) -> Vec<Value> {
+        match self.custom.as_ref().filter(|custom| !custom.columns.is_empty()) {
+            Some(custom) => columns::definitions(&custom.columns),
+            None => self.behaviour.columns().iter().map(column).collect(),
+        }
+    }
+
+    /// The cells of an object.
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match self.custom.as_ref().filter(|custom| !custom.columns.is_empty()) {
+            Some(custom) => columns::cells(&custom.columns, object, now),
+            None => self.behaviour.row(object, now),
+        }
+    }
+
+    /// Fills in defaults: those of the kind, or of the schema of a custom resource.
+    pub fn fill_defaults(&self, object: &mut Value) {
+        self.behaviour.default(self.version(), object);
+        if let Some(schema) = self.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
+            validate::fill_defaults(schema, object);
+        }
+    }
+
+    /// What the schema of a custom resource finds wrong.
+    pub fn schema_faults(&self, object: &Value) -> Vec<FieldError> {
+        match self.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
+            Some(schema) => validate::check(schema, object),
+            None => Vec::new(),
+        }
+    }
+
     /// API group; empty for core.
     pub fn group(&self) -> &'static str {
         self.facts.group
@@ -83,6 +138,10 @@ impl Resource {
     }
 }
 
+fn column(c: &mycelium_kinds::Column) -> Value {
+    json!({"name": c.name, "type": c.type_, "format": c.format, "description": c.description, "priority": c.priority})
+}
+
 fn key_group(group: &'static str) -> &'static str {
     // Both groups serve the same objects.
     if group.is_empty() || group == "events.k8s.io" { "core" } else { group }
@@ -94,33 +153,91 @@ type ByName = BTreeMap<&'static str, Arc<Resource>>;
 /// Every resource, by group, version and plural name.
 pub struct Table {
     groups: BTreeMap<&'static str, BTreeMap<&'static str, ByName>>,
+    customs: Vec<Arc<Resource>>,
+    /// Aggregated discovery of the named groups and of the core group, once somebody asked.
+    pub(crate) aggregated: [OnceLock<Bytes>; 2],
 }
 
 impl Table {
-    /// The built-in resources.
-    pub fn builtin() -> Self {
+    /// The built-in resources, and those of definitions.
+    pub fn new(customs: Vec<Arc<Resource>>) -> Self {
         let all = schema::resources();
         let stored = |facts: &schema::Resource| {
             let preferred = all.iter().find(|r| r.group == facts.group && r.resource == facts.resource && r.preferred);
             preferred.map_or("v1", |r| r.version)
         };
-        let mut table = Self { groups: BTreeMap::new() };
-        for facts in all {
-            let resource = Resource {
+        let builtin = all.iter().map(|facts| {
+            Arc::new(Resource {
                 facts,
                 storage_version: stored(facts),
                 key_group: key_group(facts.group),
                 schema: schema::types().for_gvk(facts.group, facts.version, facts.kind).unwrap_or(&schema::ANY),
                 behaviour: mycelium_kinds::kind(facts.group, facts.kind),
-            };
-            let versions = table.groups.entry(facts.group).or_default();
-            versions.entry(facts.version).or_default().insert(facts.resource, Arc::new(resource));
+                custom: None,
+            })
+        });
+        let mut groups: BTreeMap<_, BTreeMap<_, ByName>> = BTreeMap::new();
+        for resource in builtin.chain(customs.iter().cloned()) {
+            let names = groups.entry(resource.group()).or_default().entry(resource.version()).or_default();
+            // A definition never replaces what is built in.
+            names.entry(resource.name()).or_insert(resource);
         }
-        table
+        Self { groups, customs, aggregated: [OnceLock::new(), OnceLock::new()] }
     }
 
     /// The resource a path names.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
         self.groups.get(group)?.get(version)?.get(resource)
+    }
+
+    /// The resources of definitions.
+    pub fn customs(&self) -> &[Arc<Resource>] {
+        &self.customs
+    }
+
+    /// The facts of all resources, groups in order of priority.
+    pub fn facts(&self) -> impl Iterator<Item = &'static schema::Resource> {
+        schema::resources().iter().chain(self.customs.iter().map(|r| r.facts))
+    }
+
+    /// The API groups in order of priority, the core group first; of each the versions, the preferred one first.
+    pub fn versions(&self) -> Vec<Group> {
+        let mut groups = schema::groups();
+        for facts in self.customs.iter().map(|r| r.facts) {
+            match groups.iter_mut().find(|g| g.name == facts.group) {
+                None => groups.push(Group { name: facts.group, versions: vec![facts.version] }),
+                Some(group) if group.versions.contains(&facts.version) => {}
+                Some(group) => group.versions.push(facts.version),
+            }
+        }
+        groups
+    }
+}
+
+/// The table, made anew after definitions were written.
+#[derive(Default)]
+pub struct Tables {
+    writes: AtomicU64,
+    current: Mutex<(Option<(u64, Arc<Table>)>, Compiled)>,
+}
+
+impl Tables {
+    /// Called after a definition was written.
+    pub fn invalidate(&self) {
+        self.writes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The table as of now.
+    pub fn get(&self, store: &Store) -> Arc<Table> {
+        let writes = self.writes.load(Ordering::Acquire);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, table)) = &current.0
+            && *at == writes
+        {
+            return table.clone();
+        }
+        let table = Arc::new(Table::new(current.1.resources(store)));
+        current.0 = Some((writes, table.clone()));
+        table
     }
 }

@@ -76,7 +76,8 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     let watch = path.watch || query.flag("watch");
     let verb = verb_of(request.method(), &path, watch)?;
     authorize(server, &who, &attributes(verb, &path))?;
-    let resource = server.table.get(&path.group, &path.version, &path.resource).ok_or(ApiError::NoSuchPath)?;
+    let table = server.table();
+    let resource = table.get(&path.group, &path.version, &path.resource).ok_or(ApiError::NoSuchPath)?;
     if resource.namespaced() && path.namespace.is_empty() && !path.name.is_empty()
         || !resource.namespaced() && !path.namespace.is_empty()
     {
@@ -178,14 +179,14 @@ fn other(server: &Inner, request: &Request<Body>, who: &Identity) -> Result<Resp
         p if root && p != "/version" => health(server, p, request.uri().query()),
         "/version" => Ok(reply::json(StatusCode::OK, &discovery::version())),
         "/metrics" => ok(server.metrics.render(server.store.revision(), server.store.count("/registry/"))),
-        "" => Ok(reply::json(StatusCode::OK, &json!({ "paths": discovery::paths() }))),
-        "/openapi/v2" => openapi::v2(request.headers()),
-        "/openapi/v3" => openapi::v3_index(),
+        "" => Ok(reply::json(StatusCode::OK, &json!({ "paths": discovery::paths(&server.table()) }))),
+        "/openapi/v2" => openapi::v2(&server.table(), request.headers()),
+        "/openapi/v3" => openapi::v3_index(&server.table()),
         "/openid/v1/jwks" => Ok(reply::json(StatusCode::OK, &server.tokens.key_set())),
         "/.well-known/openid-configuration" => Ok(reply::json(StatusCode::OK, &discovery::openid())),
         p => match p.strip_prefix("/openapi/v3/") {
-            Some(rest) => openapi::v3(rest),
-            None => discovery::answer(p, Accept::parse(request.headers())?),
+            Some(rest) => openapi::v3(&server.table(), rest),
+            None => discovery::answer(&server.table(), p, Accept::parse(request.headers())?),
         },
     }
 }

@@ -24,9 +24,9 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::read::filter::Parsed;
-use crate::resources::Table;
+use crate::resources::{Table, Tables};
 use crate::write::expiry::Expiry;
-use crate::{bootstrap, route};
+use crate::{bootstrap, custom, route};
 
 /// The node agent, which answers for the containers: logs, exec, attach, port-forward.
 pub type NodeService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
@@ -62,7 +62,7 @@ pub struct Inner {
     pub(crate) env: Env,
     pub(crate) pki: Pki,
     pub(crate) tokens: Tokens,
-    pub(crate) table: Table,
+    pub(crate) tables: Tables,
     pub(crate) rbac: rbac::Cache,
     pub(crate) parsed: Parsed,
     pub(crate) metrics: Metrics,
@@ -75,15 +75,26 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Every resource there is now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.tables.get(&self.store)
+    }
+
     /// Writes to the store, and keeps what is derived from it current.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Committed, CommitError> {
-        let touches_access = ops.iter().any(|op| match op {
-            Op::Put { key, .. } | Op::Delete { key, .. } => key.starts_with(rbac::PREFIX),
-            Op::Check { .. } => false,
-        });
+        let touches = |prefix: &str| {
+            ops.iter().any(|op| match op {
+                Op::Put { key, .. } | Op::Delete { key, .. } => key.starts_with(prefix),
+                Op::Check { .. } => false,
+            })
+        };
+        let (access, definitions) = (touches(rbac::PREFIX), touches(custom::PREFIX));
         let committed = self.store.commit(ops).await;
-        if touches_access && committed.is_ok() {
+        if access && committed.is_ok() {
             self.rbac.invalidate();
+        }
+        if definitions && committed.is_ok() {
+            self.tables.invalidate();
         }
         if let Ok(committed) = &committed {
             self.expiry.note(&committed.entries);
@@ -120,7 +131,7 @@ impl ApiServer {
                 env: config.env,
                 pki: config.pki,
                 tokens,
-                table: Table::builtin(),
+                tables: Tables::default(),
                 rbac: rbac::Cache::default(),
                 parsed: Parsed::default(),
                 metrics: Metrics::default(),

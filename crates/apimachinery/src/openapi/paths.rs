@@ -2,7 +2,7 @@
 
 use super::Custom;
 use super::schema::name_of;
-use crate::schema::Resource;
+use crate::schema::{Resource, types};
 
 /// A URL.
 pub(super) struct PathSpec {
@@ -49,12 +49,18 @@ const LIST: [(&str, &str); 10] = [
 ];
 
 /// The content types of a patch.
-pub(super) const PATCH_TYPES: [&str; 4] = [
+const PATCH_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
 ];
+
+/// The content types of a patch of a kind: strategic merge patches need a built-in type.
+pub(super) fn patch_types([group, version, kind]: &[String; 3]) -> &'static [&'static str] {
+    let builtin = types().for_gvk(group, version, kind).is_some();
+    if builtin { &PATCH_TYPES } else { &PATCH_TYPES[..3] }
+}
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Custom;
-use super::paths::{OperationSpec, PATCH_TYPES, PathSpec, of_custom, of_resource};
+use super::paths::{OperationSpec, PathSpec, of_custom, of_resource, patch_types};
 use super::protobuf::Message;
 use super::schema::Dialect;
 use crate::schema::{resources, types};
@@ -60,7 +60,7 @@ fn non_body(field: u32, parameter: Message) -> Message {
 
 fn operation(spec: &OperationSpec) -> Message {
     let mut operation = Message::default().text(1, &spec.tag).text(5, &spec.id).text(6, "application/json");
-    let media = if spec.action == "patch" { &PATCH_TYPES[..] } else { &["*/*"] };
+    let media = if spec.action == "patch" { patch_types(&spec.gvk) } else { &["*/*"] };
     for media in media {
         operation = operation.text(7, media);
     }

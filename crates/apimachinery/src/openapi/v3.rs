@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::paths::{OperationSpec, PATCH_TYPES, PathSpec, of_custom, of_resource};
+use super::paths::{OperationSpec, PathSpec, of_custom, of_resource, patch_types};
 use super::schema::{Dialect, reachable};
 use super::{Custom, Schemas, built_in, group_versions, url_of};
 use crate::schema::types;
@@ -96,7 +96,7 @@ fn operation(spec: &OperationSpec) -> Value {
         operation["parameters"] = Value::Array(parameters);
     }
     if let Some(body) = &spec.body {
-        let media = if spec.action == "patch" { &PATCH_TYPES[..] } else { &["*/*"] };
+        let media = if spec.action == "patch" { patch_types(&spec.gvk) } else { &["*/*"] };
         operation["requestBody"] = json!({"content": content(media, body), "required": spec.action != "delete"});
     }
     operation["responses"]["200"] = match &spec.response {

@@ -81,7 +81,7 @@ impl<'a> Shaper<'a> {
     }
 
     fn row(&self, object: &Value) -> Value {
-        let mut row = json!({"cells": self.resource.behaviour.row(object, self.now)});
+        let mut row = json!({"cells": self.resource.cells(object, self.now)});
         match self.include {
             Include::None => {}
             Include::Metadata => row["object"] = partial(object),
@@ -92,17 +92,9 @@ impl<'a> Shaper<'a> {
 
     /// A table around rows; without columns when they were sent before.
     pub fn table(&self, rows: Vec<Value>, metadata: Value, columns: bool) -> Value {
-        let columns: Vec<Value> = if columns { self.columns() } else { Vec::new() };
+        let columns: Vec<Value> = if columns { self.resource.columns() } else { Vec::new() };
         json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns,
             "rows": rows})
-    }
-
-    fn columns(&self) -> Vec<Value> {
-        let column = |c: &mycelium_kinds::Column| {
-            json!({"name": c.name, "type": c.type_, "format": c.format, "description": c.description,
-                "priority": c.priority})
-        };
-        self.resource.behaviour.columns().iter().map(column).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::auth::escalation;
 use crate::codec;
+use crate::custom::definition;
 use crate::error::{ApiError, Subject};
 use crate::route::Context;
 
@@ -18,6 +19,9 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
     if cx.resource.is_core("namespaces") {
         return Ok(default_account(cx, object));
     }
+    if cx.resource.kind() == "CustomResourceDefinition" {
+        definition::establish(object, None, &cx.server.env.now_rfc3339());
+    }
     if cx.resource.name() == "certificatesigningrequests" {
         object["spec"]["username"] = json!(cx.who.user);
         object["spec"]["groups"] = json!(cx.who.groups);
@@ -25,8 +29,11 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
     Ok(Vec::new())
 }
 
-/// Refuses an update.
-pub fn update(cx: &Context<'_>, object: &Value, old: &Value) -> Result<(), ApiError> {
+/// Changes an updated object, or refuses it.
+pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    if cx.resource.kind() == "CustomResourceDefinition" && cx.subresource().is_none() {
+        definition::establish(object, Some(old), &cx.server.env.now_rfc3339());
+    }
     escalation::check(cx, object, Some(old))
 }
 

@@ -91,7 +91,7 @@ async fn finish(
 ) -> Result<Entry, ApiError> {
     let resource = cx.resource;
     let behaviour = resource.behaviour;
-    behaviour.default(resource.version(), &mut object);
+    resource.fill_defaults(&mut object);
     let object = &mut to_storage(cx, object);
     behaviour.prepare_create(object);
     system_fields(cx, object);
@@ -102,7 +102,8 @@ async fn finish(
     for _ in 0..TRIES {
         let mut stored = object.clone();
         allocation.assign(&mut stored)?;
-        let errors = behaviour.validate_create(&stored);
+        let mut errors = behaviour.validate_create(&stored);
+        errors.extend(resource.schema_faults(&stored));
         if !errors.is_empty() {
             return Err(ApiError::Invalid {
                 group: resource.group().into(),

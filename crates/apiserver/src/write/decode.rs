@@ -18,19 +18,26 @@ pub struct Expected<'a> {
     pub kind: &'a str,
     /// Its schema.
     pub schema: &'static Type,
+    /// Whether types are checked later, by a schema of its own.
+    pub custom: bool,
 }
 
 impl Expected<'static> {
     /// An object of the resource.
     pub fn of(cx: &Context<'_>) -> Self {
-        Self { api_version: cx.resource.api_version(), kind: cx.resource.kind(), schema: cx.resource.schema }
+        Self {
+            api_version: cx.resource.api_version(),
+            kind: cx.resource.kind(),
+            schema: cx.resource.schema,
+            custom: cx.resource.custom.is_some(),
+        }
     }
 
     /// An object of another kind, by the built-in schema.
     pub fn kind(group: &'static str, version: &'static str, kind: &'static str) -> Self {
         use mycelium_apimachinery::schema;
         let schema = schema::types().for_gvk(group, version, kind).unwrap_or(&schema::ANY);
-        Self { api_version: schema::api_version(group, version), kind, schema }
+        Self { api_version: schema::api_version(group, version), kind, schema, custom: false }
     }
 }
 
@@ -129,7 +136,9 @@ pub fn check_kind(value: &mut Value, expected: &Expected<'_>) -> Result<(), ApiE
 
 /// Checks types, lists unknown fields, and keeps what a typed decoder keeps.
 pub fn typed(value: &mut Value, expected: &Expected<'_>) -> Result<Vec<String>, ApiError> {
-    decode::check_types(expected.schema, value).map_err(|error| expected.refuse(error))?;
+    if !expected.custom {
+        decode::check_types(expected.schema, value).map_err(|error| expected.refuse(error))?;
+    }
     let unknown = decode::check_strict(expected.schema, value);
     decode::prune(expected.schema, value);
     if !value["metadata"].is_object() {

@@ -14,6 +14,7 @@ use super::services;
 use crate::answer;
 use crate::body::Body;
 use crate::codec;
+use crate::custom::definition;
 use crate::error::ApiError;
 use crate::read::filter::Filter;
 use crate::read::list;
@@ -204,7 +205,7 @@ pub async fn delete_named(
             return Ok(Deleted { object, gone });
         }
         let ops = if gone {
-            ops(cx.resource, &entry, &object)
+            ops(cx, &entry, &object)
         } else {
             vec![Op::Put { key: key.clone(), value, expect: Expect::Revision(entry.mod_revision) }]
         };
@@ -317,10 +318,13 @@ pub fn is_finished(object: &Value) -> bool {
 }
 
 /// What deleting an object writes: the object, and what was allocated for it.
-pub fn ops(resource: &Resource, entry: &Entry, object: &Value) -> Vec<Op> {
+pub fn ops(cx: &Context<'_>, entry: &Entry, object: &Value) -> Vec<Op> {
     let mut ops = vec![Op::Delete { key: entry.key.to_string(), expect: Expect::Revision(entry.mod_revision) }];
-    if resource.is_core("services") {
+    if cx.resource.is_core("services") {
         ops.extend(services::release(object));
+    }
+    if cx.resource.kind() == "CustomResourceDefinition" {
+        ops.extend(definition::instances(&cx.server.store, object));
     }
     ops
 }

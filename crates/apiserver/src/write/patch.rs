@@ -19,6 +19,9 @@ use crate::route::Context;
 pub async fn patch(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::parse(cx, "PatchOptions")?;
     let format = media::patch_format(cx.headers)?;
+    if format == PatchFormat::Strategic && cx.resource.custom.is_some() {
+        return Err(ApiError::UnsupportedMediaType(media::CUSTOM_PATCH_TYPES));
+    }
     if format != PatchFormat::Apply && options.force.is_some() {
         return Err(options_error("force", "may not be specified for non-apply patch"));
     }

@@ -26,7 +26,8 @@ pub async fn bind_named(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>,
     let (binding, _) = decode::object(cx, body, &Expected::kind("", "v1", "Binding"), options.validation)?;
     let name = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let path = ResourcePath { resource: "pods".into(), name, subresource: "binding".into(), ..cx.path.clone() };
-    let pods = cx.server.table.get("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
+    let table = cx.server.table();
+    let pods = table.get("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
     bind_to(&Context { path: &path, resource: pods, ..*cx }, &binding, &options).await
 }
 

@@ -203,7 +203,7 @@ fn prepare(
 ) -> Result<Prepared, ApiError> {
     let behaviour = cx.resource.behaviour;
     let part = part(cx)?;
-    behaviour.default(cx.resource.version(), &mut object);
+    cx.resource.fill_defaults(&mut object);
     let mut object = to_storage(cx, object);
     if cx.resource.namespaced() {
         object["metadata"]["namespace"] = cx.path.namespace.as_str().into();
@@ -217,10 +217,11 @@ fn prepare(
         return Ok(Prepared { object, allocation: Allocation::default() });
     }
     behaviour.prepare_update(&mut object, old, part);
-    admission::update(cx, &object, old)?;
+    admission::update(cx, &mut object, old)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
     allocation.assign(&mut object)?;
-    let errors = behaviour.validate_update(&object, old, part);
+    let mut errors = behaviour.validate_update(&object, old, part);
+    errors.extend(cx.resource.schema_faults(&object));
     if !errors.is_empty() {
         return Err(invalid(cx, errors));
     }
@@ -258,7 +259,7 @@ impl Prepared {
         let last = delete::is_finished(&self.object);
         let (key, expect) = (entry.key.to_string(), Expect::Revision(entry.mod_revision));
         let ops = if last {
-            delete::ops(cx.resource, entry, &self.object)
+            delete::ops(cx, entry, &self.object)
         } else {
             let mut ops = vec![Op::Put { key, value: value.clone(), expect }];
             ops.extend(self.allocation.ops());
