@@ -75,6 +75,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// An archive does not say what its image is called.
+    #[error("the image in {} has no name; give one with --name", path.display())]
+    Unnamed {
+        /// The archive.
+        path: PathBuf,
+    },
     /// A layer could not be unpacked.
     #[error("cannot unpack layer {layer}")]
     Unpack {

@@ -66,7 +66,7 @@ impl Images {
         let tags = match (name, image.repo_tags.as_deref()) {
             (Some(name), _) => vec![tag_of(name)?],
             (None, Some(tags)) if !tags.is_empty() => tags.iter().map(|tag| tag_of(tag)).collect::<Result<_>>()?,
-            _ => return Err(archive.refused("it has no name for its image; give one with --name")),
+            _ => return Err(archive.unnamed()),
         };
         let what = format!("image {}", tags[0]);
         let config = archive.read(&image.config, DOCUMENT_BYTES_MAX)?;
@@ -93,7 +93,7 @@ impl Images {
     }
 
     fn load_manifest(&self, archive: &Archive, tag: Option<&str>, manifests: &[Descriptor]) -> Result<Image> {
-        let tag = tag.ok_or_else(|| archive.refused("it has no name for its image; give one with --name"))?;
+        let tag = tag.ok_or_else(|| archive.unnamed())?;
         let what = format!("image {tag}");
         let mut manifests = manifests.to_vec();
         // An index may hold an index; deeper than this nobody nests.

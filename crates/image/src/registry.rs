@@ -21,6 +21,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where Docker and Podman look for the certificate authority of a registry: `<folder>/<registry>/*.crt`.
 const CERTIFICATE_DIRS: [&str; 2] = ["/etc/docker/certs.d", "/etc/containers/certs.d"];
 
+/// What the TLS library says when the machine has no certificate authorities at all.
+const NO_AUTHORITIES: &str = "No CA certificates were loaded";
+
 /// A registry that answered, for one repository and one login.
 pub(crate) struct Registry {
     client: Client,
@@ -41,13 +44,12 @@ impl Registry {
         let mut protocol = ClientProtocol::Https;
         loop {
             let plain = protocol == ClientProtocol::Http;
-            let client = client(protocol, &certificates).map_err(|error| explain(reference, &error))?;
-            let error = match client.auth(&oci(reference), &auth, RegistryOperation::Pull).await {
-                Ok(_) => return Ok(Self { client, auth, reference: reference.clone() }),
-                Err(error) => explain(reference, &error),
+            let error = match log_in(reference, &auth, protocol, &certificates).await {
+                Ok(client) => return Ok(Self { client, auth, reference: reference.clone() }),
+                Err(error) => error,
             };
-            if plain || !reference.is_loopback() || error.kind != PullErrorKind::Unreachable {
-                return Err(error);
+            if plain || !reference.is_loopback() || classify(&error).0 != PullErrorKind::Unreachable {
+                return Err(explain(reference, &error));
             }
             protocol = ClientProtocol::Http;
         }
@@ -140,12 +142,26 @@ fn oci(reference: &Reference) -> oci_client::Reference {
     }
 }
 
+async fn log_in(
+    reference: &Reference,
+    auth: &RegistryAuth,
+    protocol: ClientProtocol,
+    certificates: &[Vec<u8>],
+) -> Result<Client, OciError> {
+    let client = client(protocol, certificates)?;
+    client.auth(&oci(reference), auth, RegistryOperation::Pull).await?;
+    Ok(client)
+}
+
 fn client(protocol: ClientProtocol, certificates: &[Vec<u8>]) -> Result<Client, OciError> {
     // The HTTP library wants to find one; the binary has set its own before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificate = |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: data.clone() };
+    // A machine without any certificate authority can still use a registry of its own by plain HTTP.
+    let plain = protocol == ClientProtocol::Http;
     Client::try_from(ClientConfig {
         protocol,
+        accept_invalid_certificates: plain,
         extra_root_certificates: certificates.iter().map(certificate).collect(),
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
@@ -227,6 +243,12 @@ fn classify(error: &OciError) -> (PullErrorKind, String) {
         OciError::DigestError(reason) => (Kind::Corrupt, reason.to_string()),
         OciError::RequestError(error) => {
             let reason = innermost(error);
+            if reason.contains(NO_AUTHORITIES) {
+                return (
+                    Kind::Unreachable,
+                    "this machine has no certificate authorities: install ca-certificates".to_owned(),
+                );
+            }
             let trust = reason.contains("certificate") || reason.contains("UnknownIssuer");
             (if trust { Kind::Untrusted } else { Kind::Unreachable }, reason)
         }

@@ -257,6 +257,27 @@ async fn corrupt_content_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
+async fn processes_that_pull_the_same_share_the_work() {
+    let registry = Registry::start(&[]);
+    let (_folder, images) = store();
+    let size = 1 << 20;
+    registry.push(&layout(&[Tar::new().raw_file("a", &noise(size, 4)).build()]), "t", "big:1", "");
+    let (address, carried) = cutting_proxy(registry.address, 0, u64::MAX).await;
+    let reference = format!("{address}/big:1");
+    let pulls = (0..4).map(|_| {
+        // A store of its own each, as separate processes have.
+        let (images, reference) = (Images::open(images.dir()).unwrap(), reference.clone());
+        async move { images.pull(&reference, PullOptions::default()).await }
+    });
+    let results = futures::future::join_all(pulls).await;
+    assert!(results.iter().all(|result| result.is_ok()), "{results:?}");
+    assert_eq!(top_file(&images, &reference), noise(size, 4));
+    let carried = carried.load(Ordering::SeqCst);
+    assert!(carried < 2 * size as u64, "{carried} bytes for one layer of {size}");
+    assert_eq!(fs::read_dir(images.dir().join("ingest")).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn pulls_of_one_image_at_once_are_one() {
     let registry = Registry::start(&[]);
     let (_folder, images) = store();

@@ -150,6 +150,10 @@ fn archives_that_are_none_are_refused_with_the_reason() {
     layout.tag(image, "a:changed");
     fs::write(blob, b"{}").unwrap();
     assert!(message(layout.path()).contains("corrupt"));
+    let mut layout = Layout::new();
+    let image = layout.image(&[one_file("a", b"1")], "amd64");
+    layout.tag(image, "latest");
+    assert!(message(layout.path()).contains("--name"));
 }
 
 #[test]

@@ -119,6 +119,32 @@ fn compression_is_found_out_by_content() {
     }
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever happens to an archive's bytes: no panic, and nothing outside the layer.
+    #[test]
+    fn damaged_archives_stay_inside(
+        damage in proptest::collection::vec((0usize..6000, proptest::prelude::any::<u8>()), 1..20),
+        cut in 0usize..8000,
+    ) {
+        let mut tar = Tar::new()
+            .directory("d/", 0o755, 0)
+            .symlink("d/up", "../..")
+            .file("d/file", 0o644, 0, b"content")
+            .hard_link("d/link", "d/file")
+            .extended("x", "SCHILY.xattr.user.a", b"b")
+            .build();
+        for (at, byte) in damage {
+            let at = at % tar.len();
+            tar[at] = byte;
+        }
+        tar.truncate(cut.max(512));
+        let (folder, _) = unpack_over(&tar, &[]);
+        proptest::prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
 /// The kernel is the judge: what overlayfs shows must be what the layers mean.
 #[test]
 fn layers_stack_as_they_should() {

@@ -68,6 +68,10 @@ impl Archive {
         Error::Archive { path: self.path.clone(), reason: reason.to_owned() }
     }
 
+    pub(super) fn unnamed(&self) -> Error {
+        Error::Unnamed { path: self.path.clone() }
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         match &self.content {
             Content::Folder => self.path.join(name).is_file(),
