@@ -1,6 +1,6 @@
 //! Which fields a value has, and which fields two values differ in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -49,12 +49,11 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Leaves out fields and what is below them.
-    pub fn without(self, ignored: &FieldSet) -> Self {
-        Self {
-            added: self.added.recursive_difference(ignored),
-            modified: self.modified.recursive_difference(ignored),
-            removed: self.removed.recursive_difference(ignored),
+    pub fn without(mut self, ignored: &FieldSet) -> Self {
+        for set in [&mut self.added, &mut self.modified, &mut self.removed] {
+            set.subtract_trees(ignored);
         }
+        self
     }
 }
 
@@ -87,14 +86,22 @@ impl Difference {
         difference
     }
 
-    fn put(&mut self, element: String, child: Self) {
-        self.added.children.put(element.clone(), child.added);
-        self.modified.children.put(element.clone(), child.modified);
-        self.removed.children.put(element, child.removed);
+    fn put(&mut self, element: impl Fn() -> String, child: Self) {
+        for (mine, node) in
+            [(&mut self.added, child.added), (&mut self.modified, child.modified), (&mut self.removed, child.removed)]
+        {
+            if !node.is_empty() {
+                mine.children.nodes.insert(element(), node);
+            }
+        }
     }
 }
 
 fn difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference {
+    // Most of an update changes nothing; finding that out is cheaper than looking at each field.
+    if old == new {
+        return Difference::default();
+    }
     let empty = |value: Option<&Value>| items(value).is_empty() && entries(value).is_none_or(Map::is_empty);
     let mut result = match common_view(ty, old, new) {
         View::Leaf => return Difference::leaf(old, new),
@@ -111,19 +118,18 @@ fn difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference
 fn map_difference(ty: &Type, old: Option<&Value>, new: Option<&Value>) -> Difference {
     let mut result = Difference::default();
     let (left, right) = (entries(old), entries(new));
-    let keys: BTreeSet<&str> = [left, right].into_iter().flatten().flat_map(|m| m.keys()).map(String::as_str).collect();
-    for &key in &keys {
+    let only_right = right.into_iter().flat_map(Map::keys).filter(|key| left.is_none_or(|l| !l.contains_key(*key)));
+    for key in left.into_iter().flat_map(Map::keys).chain(only_right) {
         let (child, known) = entry(ty, key);
         let (l, r) = (value_of(ty, known, left, key), value_of(ty, known, right, key));
-        result.put(field(key), difference(child, l, r));
+        result.put(|| field(key), difference(child, l, r));
     }
-    // Fields that neither sets come and go with the object.
-    if left.is_some() != right.is_some() {
-        for known in ty.fields().iter().filter(|f| !keys.contains(f.name.as_ref())) {
-            let name = &known.name;
-            let (l, r) = (value_of(ty, Some(known), left, name), value_of(ty, Some(known), right, name));
-            result.put(field(name), difference(&known.ty, l, r));
-        }
+    // Fields that neither sets, but Go writes, come and go with the object.
+    let ((None, Some(map)) | (Some(map), None)) = (left, right) else { return result };
+    for known in ty.fields().iter().filter(|f| implied(ty, f).is_some() && !map.contains_key(f.name.as_ref())) {
+        let name = &known.name;
+        let (l, r) = (value_of(ty, Some(known), left, name), value_of(ty, Some(known), right, name));
+        result.put(|| field(name), difference(&known.ty, l, r));
     }
     result
 }
@@ -156,7 +162,7 @@ fn list_difference(list: Items<'_>, old: &[Value], new: &[Value]) -> Difference 
                 child
             }
         };
-        result.put(element, child);
+        result.put(|| element.clone(), child);
     }
     result
 }

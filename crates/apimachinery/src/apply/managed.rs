@@ -61,8 +61,22 @@ fn list(object: &Value) -> Option<&Vec<Value>> {
     object.get("metadata")?.get("managedFields")?.as_array()
 }
 
-/// The managers of an object; none if one entry is malformed.
+/// The managers of an object from outside; none if one entry is malformed.
 pub(super) fn read(object: &Value) -> Option<Managers> {
+    read_with(object, FieldSet::from_fields_v1)
+}
+
+/// The managers of a stored object, which this module wrote.
+pub(super) fn read_own(object: &Value) -> Option<Managers> {
+    read_with(object, FieldSet::from_own_fields_v1)
+}
+
+/// Whether two objects have the same managers.
+pub(super) fn are_equal(left: &Value, right: &Value) -> bool {
+    list(left) == list(right)
+}
+
+fn read_with(object: &Value, set: impl Fn(&Value) -> Option<FieldSet>) -> Option<Managers> {
     let mut managers = Managers::new();
     for entry in list(object).into_iter().flatten() {
         let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -74,13 +88,13 @@ pub(super) fn read(object: &Value) -> Option<Managers> {
         if text("fieldsType") != "FieldsV1" {
             return None;
         }
-        let set = match entry.get("fieldsV1") {
+        let fields = match entry.get("fieldsV1") {
             None | Some(Value::Null) => FieldSet::default(),
-            Some(fields) => FieldSet::from_fields_v1(fields)?,
+            Some(fields) => set(fields)?,
         };
         let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
         let id = ManagerId::new(text("manager"), kind, text("apiVersion"), text("subresource"));
-        managers.insert(id, Owned { set, api_version: text("apiVersion").to_owned(), time });
+        managers.insert(id, Owned { set: fields, api_version: text("apiVersion").to_owned(), time });
     }
     Some(managers)
 }
@@ -101,12 +115,12 @@ pub(super) fn clear(object: &mut Value) {
 }
 
 /// Writes the managers into an object: appliers first, then by time.
-pub(super) fn write(object: &mut Value, managers: &Managers) {
+pub(super) fn write(object: &mut Value, managers: Managers) {
     clear(object);
     if managers.is_empty() || !object.is_object() {
         return;
     }
-    let mut sorted: Vec<(&ManagerId, &Owned)> = managers.iter().collect();
+    let mut sorted: Vec<(ManagerId, Owned)> = managers.into_iter().collect();
     sorted.sort_by(|(a, x), (b, y)| {
         (a.kind, &x.time, &a.manager, &x.api_version, &a.subresource).cmp(&(
             b.kind,
@@ -124,21 +138,25 @@ pub(super) fn write(object: &mut Value, managers: &Managers) {
     metadata["managedFields"] = Value::Array(entries);
 }
 
-fn entry(id: &ManagerId, owned: &Owned) -> Value {
-    let mut entry = json!({
-        "manager": id.manager,
-        "operation": match id.kind { Kind::Apply => "Apply", Kind::Update => "Update" },
-        "apiVersion": owned.api_version,
-        "fieldsType": "FieldsV1",
-        "fieldsV1": owned.set.to_fields_v1(),
-    });
-    if let Some(time) = &owned.time {
-        entry["time"] = Value::String(time.clone());
+fn entry(id: ManagerId, owned: Owned) -> Value {
+    let operation = match id.kind {
+        Kind::Apply => "Apply",
+        Kind::Update => "Update",
+    };
+    let mut entry = Map::new();
+    let mut put = |key: &str, value: Value| drop(entry.insert(key.to_owned(), value));
+    put("manager", id.manager.into());
+    put("operation", operation.into());
+    put("apiVersion", owned.api_version.into());
+    put("fieldsType", "FieldsV1".into());
+    put("fieldsV1", owned.set.into_fields_v1());
+    if let Some(time) = owned.time {
+        put("time", time.into());
     }
     if !id.subresource.is_empty() {
-        entry["subresource"] = Value::String(id.subresource.clone());
+        put("subresource", id.subresource.into());
     }
-    entry
+    Value::Object(entry)
 }
 
 /// Most managers by update that are kept apart.
@@ -184,7 +202,7 @@ fn join(managers: &mut Managers, bucket: ManagerId, owned: Owned) {
             managers.insert(bucket, owned);
         }
         Some(existing) => {
-            existing.set = std::mem::take(&mut existing.set).union(&owned.set);
+            existing.set = std::mem::take(&mut existing.set).union(owned.set);
             existing.time = owned.time;
         }
     }

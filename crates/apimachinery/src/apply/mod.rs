@@ -78,7 +78,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, operation: &Operat
     let version = text(&config, "apiVersion");
     let context = Context::new(ty, operation.reset);
     let empty = json!({"apiVersion": version, "kind": text(&config, "kind")});
-    let mut managers = live.and_then(managed::read).unwrap_or_default();
+    let mut managers = live.and_then(managed::read_own).unwrap_or_default();
     let mut object = live.cloned().unwrap_or_else(|| empty.clone());
     managed::clear(&mut object);
     if live.is_some() && managers.is_empty() {
@@ -106,7 +106,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, operation: &Operat
     if operation.manager == "kubectl" {
         refresh_last_applied(&mut result, &config);
     }
-    managed::write(&mut result, &managers);
+    managed::write(&mut result, managers);
     Ok(result)
 }
 
@@ -152,8 +152,9 @@ fn text<'a>(object: &'a Value, key: &str) -> &'a str {
 /// Keeps `metadata.managedFields` of `new` up to date for a write other than apply. `old` is what was stored, nothing
 /// for a create.
 pub fn update_managed(ty: &Type, old: Option<&Value>, new: &mut Value, operation: &Operation<'_>) {
-    let stored = || old.and_then(managed::read).unwrap_or_default();
-    let mut managers = if !operation.subresource.is_empty() {
+    let stored = || old.and_then(managed::read_own).unwrap_or_default();
+    let unchanged = old.is_some_and(|old| managed::are_equal(old, new));
+    let mut managers = if !operation.subresource.is_empty() || unchanged {
         stored()
     } else if managed::is_reset(new) {
         Managers::new()
@@ -169,7 +170,7 @@ pub fn update_managed(ty: &Type, old: Option<&Value>, new: &mut Value, operation
     let empty = json!({"apiVersion": version, "kind": text(new, "kind")});
     let context = Context::new(ty, operation.reset);
     record_update(&context, old.unwrap_or(&empty), new, &mut managers, operation, &version);
-    managed::write(new, &managers);
+    managed::write(new, managers);
 }
 
 /// Gives the changed fields to the manager of the operation.
@@ -186,7 +187,7 @@ fn record_update(
     if !gained.is_empty() {
         let before = managers.remove(&id).map(|owned| owned.set).unwrap_or_default();
         let time = Some(rfc3339_seconds(operation.now));
-        managers.insert(id, Owned { set: gained.union(&before), api_version: version.to_owned(), time });
+        managers.insert(id, Owned { set: gained.union(before), api_version: version.to_owned(), time });
     }
     managed::cap_updaters(managers);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -62,7 +63,7 @@ impl Conflicts {
     /// What is left when some fields do not matter; none if nothing is.
     pub(super) fn without(&self, allowed: &FieldSet) -> Option<Self> {
         let mut fields: BTreeMap<_, _> =
-            self.fields.iter().map(|(id, set)| (id.clone(), set.difference(allowed))).collect();
+            self.fields.iter().map(|(id, set)| (id.clone(), set.clone().difference(allowed))).collect();
         fields.retain(|_, set| !set.is_empty());
         (!fields.is_empty()).then_some(Self { fields })
     }
@@ -95,31 +96,31 @@ pub(super) struct Taken {
 pub(super) struct Context<'a> {
     pub ty: &'a Type,
     ignored: FieldSet,
-    unowned: FieldSet,
 }
 
 impl<'a> Context<'a> {
     pub fn new(ty: &'a Type, ignored: &[&[&str]]) -> Self {
-        let union = |paths: &[&[&str]]| {
-            paths.iter().fold(FieldSet::default(), |set, path| set.union(&FieldSet::of_field(path)))
-        };
-        Self { ty, ignored: union(ignored), unowned: union(&UNOWNED) }
+        Self { ty, ignored: fields_named(ignored) }
     }
 
     /// What the write may own of a set.
-    fn owned(&self, set: &FieldSet) -> FieldSet {
-        set.recursive_difference(&self.ignored).difference(&self.unowned)
+    fn owned(&self, mut set: FieldSet) -> FieldSet {
+        static UNOWNED_FIELDS: LazyLock<FieldSet> = LazyLock::new(|| fields_named(&UNOWNED));
+        set.subtract_trees(&self.ignored);
+        set.subtract(&UNOWNED_FIELDS);
+        set
     }
 
     /// Records a write other than apply. Takes from all managers what changed or went, and returns what changed.
     pub fn update(&self, old: &Value, new: &Value, managers: &mut Managers) -> FieldSet {
         let changes = compare(self.ty, old, new).without(&self.ignored);
-        let gained = self.owned(&changes.modified.clone().union(&changes.added));
         for owned in managers.values_mut() {
-            owned.set = owned.set.difference(&changes.modified).difference(&changes.added).difference(&changes.removed);
+            owned.set.subtract(&changes.modified);
+            owned.set.subtract(&changes.added);
+            owned.set.subtract(&changes.removed);
         }
         managers.retain(|_, owned| !owned.set.is_empty());
-        gained
+        self.owned(changes.modified.union(changes.added))
     }
 
     /// Applies a configuration.
@@ -134,7 +135,8 @@ impl<'a> Context<'a> {
     ) -> Result<Taken, Conflicts> {
         let last = managers.remove(id);
         // Fields without an owner count until the end: they keep `metadata` from being taken for abandoned.
-        let set = fields_of(self.ty, config).recursive_difference(&self.ignored);
+        let mut set = fields_of(self.ty, config);
+        set.subtract_trees(&self.ignored);
         let time = last.as_ref().and_then(|owned| owned.time.clone());
         managers.insert(id.clone(), Owned { set, api_version: version.to_owned(), time });
         let mut object = merge(self.ty, live, config);
@@ -144,7 +146,7 @@ impl<'a> Context<'a> {
         let changes = compare(self.ty, live, &object).without(&self.ignored);
         take(&changes, &mut managers, id, force)?;
         if let Some(mine) = managers.get_mut(id) {
-            mine.set = self.owned(&mine.set);
+            mine.set = self.owned(std::mem::take(&mut mine.set));
         }
         managers.retain(|_, owned| !owned.set.is_empty());
         Ok(Taken { object, managers })
@@ -157,17 +159,21 @@ impl<'a> Context<'a> {
         let without =
             |set: &FieldSet| remove(self.ty, &object, set).unwrap_or_else(|| Value::Object(Default::default()));
         let (all, last) = (of(&object), named(last));
-        let owned = managers.values().fold(FieldSet::default(), |union, owned| union.union(&owned.set));
+        let owned = managers.values().fold(FieldSet::default(), |union, owned| union.union(owned.set.clone()));
         // Everything applied last time goes, but comes back if it has an owner, or if it was not applied last time.
         let bare = without(&last);
-        let kept = without(&all.difference(&of(&bare).union(&named(&owned))));
+        let kept = without(&all.clone().difference(&of(&bare).union(named(&owned))));
         without(&all.difference(&of(&kept)).intersection(&last))
     }
 }
 
+fn fields_named(paths: &[&[&str]]) -> FieldSet {
+    paths.iter().fold(FieldSet::default(), |set, path| set.union(FieldSet::of_field(path)))
+}
+
 /// Takes changed fields from all managers but one, if they let go of them.
 fn take(changes: &Changes, managers: &mut Managers, winner: &ManagerId, force: bool) -> Result<(), Conflicts> {
-    let changed = changes.modified.clone().union(&changes.added);
+    let changed = changes.modified.clone().union(changes.added.clone());
     let mut fields = BTreeMap::new();
     for (id, owned) in managers.iter().filter(|(id, _)| *id != winner) {
         let lost = owned.set.intersection(&changed);
@@ -180,7 +186,8 @@ fn take(changes: &Changes, managers: &mut Managers, winner: &ManagerId, force: b
     }
     for (id, owned) in managers.iter_mut().filter(|(id, _)| *id != winner) {
         let lost = fields.remove(id).unwrap_or_default();
-        owned.set = owned.set.difference(&lost).difference(&changes.removed);
+        owned.set.subtract(&lost);
+        owned.set.subtract(&changes.removed);
     }
     managers.retain(|_, owned| !owned.set.is_empty());
     Ok(())

@@ -10,6 +10,7 @@
 //! | `i:N` | the item at that place |
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
@@ -61,49 +62,70 @@ impl FieldSet {
     }
 
     /// Everything in either.
-    pub fn union(mut self, other: &Self) -> Self {
-        for (element, node) in &other.nodes {
-            let mine = self.nodes.entry(element.clone()).or_default();
-            mine.member |= node.member;
-            mine.children = std::mem::take(&mut mine.children).union(&node.children);
+    pub fn union(mut self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        for (element, theirs) in other.nodes {
+            match self.nodes.entry(element) {
+                Entry::Vacant(entry) => drop(entry.insert(theirs)),
+                Entry::Occupied(mut entry) => {
+                    let mine = entry.get_mut();
+                    mine.member |= theirs.member;
+                    mine.children = std::mem::take(&mut mine.children).union(theirs.children);
+                }
+            }
         }
         self
     }
 
     /// What is in `self` and not in `other`.
-    pub fn difference(&self, other: &Self) -> Self {
-        self.combine(|element, node| {
-            let theirs = other.nodes.get(element);
-            let children = theirs.map_or_else(|| node.children.clone(), |t| node.children.difference(&t.children));
-            Node { member: node.member && !theirs.is_some_and(|t| t.member), children }
-        })
+    pub fn difference(mut self, other: &Self) -> Self {
+        self.subtract(other);
+        self
     }
 
-    /// What is in `self`, and neither in `other` nor below one of its members.
-    pub fn recursive_difference(&self, other: &Self) -> Self {
-        self.combine(|element, node| match other.nodes.get(element) {
-            None => node.clone(),
-            Some(theirs) if theirs.member => Node::default(),
+    /// Takes out what is in `other`.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        self.refine(other, &|mine, theirs| {
+            mine.member &= !theirs.member;
+            mine.children.subtract(&theirs.children);
+        });
+    }
+
+    /// Takes out what is in `other` or below one of its members.
+    pub(super) fn subtract_trees(&mut self, other: &Self) {
+        self.refine(other, &|mine, theirs| match theirs.member {
+            true => *mine = Node::default(),
+            false => mine.children.subtract_trees(&theirs.children),
+        });
+    }
+
+    /// Changes the nodes that `other` has too, and drops those that become empty.
+    fn refine(&mut self, other: &Self, change: &dyn Fn(&mut Node, &Node)) {
+        if self.is_empty() || other.is_empty() {
+            return;
+        }
+        self.nodes.retain(|element, mine| match other.nodes.get(element) {
+            None => true,
             Some(theirs) => {
-                Node { member: node.member, children: node.children.recursive_difference(&theirs.children) }
+                change(mine, theirs);
+                !mine.is_empty()
             }
-        })
+        });
     }
 
     /// What is in both.
     pub fn intersection(&self, other: &Self) -> Self {
-        self.combine(|element, node| match other.nodes.get(element) {
-            None => Node::default(),
-            Some(theirs) => {
-                Node { member: node.member && theirs.member, children: node.children.intersection(&theirs.children) }
-            }
-        })
-    }
-
-    fn combine(&self, choose: impl Fn(&String, &Node) -> Node) -> Self {
         let mut result = Self::default();
-        for (element, node) in &self.nodes {
-            result.put(element.clone(), choose(element, node));
+        for (element, mine) in &self.nodes {
+            if let Some(theirs) = other.nodes.get(element) {
+                let children = mine.children.intersection(&theirs.children);
+                let node = Node { member: mine.member && theirs.member, children };
+                if !node.is_empty() {
+                    result.nodes.insert(element.clone(), node);
+                }
+            }
         }
         result
     }
@@ -126,28 +148,36 @@ impl FieldSet {
     }
 
     /// The `fieldsV1` form.
-    pub fn to_fields_v1(&self) -> Value {
-        let mut map = Map::new();
-        for (element, node) in &self.nodes {
-            let mut value = node.children.to_fields_v1();
+    pub fn into_fields_v1(self) -> Value {
+        let entries = self.nodes.into_iter().map(|(element, node)| {
+            let mut value = node.children.into_fields_v1();
             if let Value::Object(children) = &mut value
                 && node.member
                 && !children.is_empty()
             {
                 children.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            map.insert(element.clone(), value);
-        }
-        Value::Object(map)
+            (element, value)
+        });
+        Value::Object(entries.collect())
     }
 
     /// Reads the `fieldsV1` form; none if it is not one.
     pub fn from_fields_v1(value: &Value) -> Option<Self> {
+        Self::read(value, &canonical)
+    }
+
+    /// Reads what [`Self::into_fields_v1`] wrote.
+    pub(super) fn from_own_fields_v1(value: &Value) -> Option<Self> {
+        Self::read(value, &|element| Some(element.to_owned()))
+    }
+
+    fn read(value: &Value, name: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         let mut set = Self::default();
         for (element, value) in value.as_object()?.iter().filter(|(element, _)| *element != ".") {
-            let children = Self::from_fields_v1(value)?;
+            let children = Self::read(value, name)?;
             let member = children.is_empty() || value.get(".").is_some();
-            set.put(canonical(element)?, Node { member, children });
+            set.nodes.insert(name(element)?, Node { member, children });
         }
         Some(set)
     }
