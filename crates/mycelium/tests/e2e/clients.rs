@@ -86,9 +86,9 @@ fn exec(engine: &Engine) {
     writer.join().expect("thread").expect("write");
     assert!(output.status.success());
     assert_eq!(output.stdout.len(), text.len(), "all of stdin came back through the pod");
-    // A terminal: `script` gives kubectl one; its size reaches the container.
+    // A terminal: `script` gives kubectl one; its size reaches the container, soon after the program has started.
     let line = format!(
-        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it talker -c main -- stty size",
+        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it talker -c main -- sh -c 'until stty size; do sleep 0.1; done'",
         engine.kubeconfig().display()
     );
     let shown = run(command("script").args(["-qec", &line, "/dev/null"]));

@@ -75,7 +75,7 @@ fn services_and_names_work_between_pods() {
     assert_eq!(names("http://sticky").len(), 1, "session affinity keeps one backend");
     let addresses = sh("nslookup direct.default.svc.cluster.local");
     assert_eq!(addresses.matches("Address: ").count(), 2, "{addresses}");
-    let refused = output(&mut engine.kubectl_command(&["exec", "client", "--", "wget", "-T", "5", "-qO-", "http://empty"]));
+    let refused = output(&mut engine.kubectl_command(&["exec", "client", "--", "wget", "-qO-", "http://empty"]));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("refused"), "a service without endpoints refuses at once");
     hairpin(&engine);
     from_the_host(&engine);
