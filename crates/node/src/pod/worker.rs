@@ -122,7 +122,10 @@ struct Worker {
     stops: BTreeMap<String, (AbortHandle, i64)>,
     reported: Option<Value>,
     reporting: bool,
-    report_again_at: Option<Instant>,
+    /// When a pod that is only on its way is reported as such.
+    report_at: Option<Instant>,
+    /// No report before this, for the last one failed.
+    report_failed_until: Option<Instant>,
     refresh_at: Option<Instant>,
     confirming: bool,
     retry_at: Option<Instant>,
@@ -174,7 +177,8 @@ impl Worker {
             stops: BTreeMap::new(),
             reported: None,
             reporting: false,
-            report_again_at: None,
+            report_at: None,
+            report_failed_until: None,
             refresh_at: None,
             confirming: false,
             retry_at: None,
@@ -270,7 +274,8 @@ impl Worker {
             // A little later than asked: clocks that disagree by a hair must not make us spin.
             Instant::now() + Duration::try_from(left).unwrap_or_default() + Duration::from_millis(2)
         });
-        [planned, self.report_again_at, self.refresh_at, self.retry_at].into_iter().flatten().min()
+        let own = [self.report_at, self.report_failed_until, self.refresh_at, self.retry_at];
+        own.into_iter().chain([planned]).flatten().min()
     }
 
     fn finish(&mut self) {
@@ -779,16 +784,16 @@ impl Worker {
         if self.reporting || self.gone || self.confirming {
             return;
         }
-        if self.report_again_at.is_some_and(|at| at > Instant::now()) {
+        if self.report_failed_until.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        self.report_again_at = None;
+        (self.report_failed_until, self.report_at) = (None, None);
         let status = status::build(&self.view(), &self.ctx.host);
         if self.reported.as_ref() == Some(&status) {
             return;
         }
         if status["phase"] == "Pending" && self.born.elapsed() < FIRST_REPORT && report::is_plain(&status) {
-            self.report_again_at = Some(self.born + FIRST_REPORT);
+            self.report_at = Some(self.born + FIRST_REPORT);
             return;
         }
         self.reporting = true;
@@ -810,7 +815,7 @@ impl Worker {
                 self.reported = Some(*status);
             }
             report::Outcome::Gone => {}
-            report::Outcome::Failed => self.report_again_at = Some(Instant::now() + Duration::from_secs(1)),
+            report::Outcome::Failed => self.report_failed_until = Some(Instant::now() + Duration::from_secs(1)),
         }
     }
 
