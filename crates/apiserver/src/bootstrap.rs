@@ -1,4 +1,4 @@
-//! Objects that every cluster has: namespaces, roles, priority classes. Created where they are missing; what an
+//! Objects that every cluster has: namespaces, roles, priority classes, the range of service addresses. Created where they are missing; what an
 //! administrator changed stays.
 
 use std::sync::Arc;
@@ -30,7 +30,10 @@ async fn create_missing(server: Arc<Inner>) -> Result<(), ApiError> {
     let roles = cluster_roles().into_iter().map(|role| (RBAC, "clusterroles", role));
     let bindings = bindings().into_iter().map(|binding| (RBAC, "clusterrolebindings", binding));
     let classes = priority_classes().into_iter().map(|class| ("scheduling.k8s.io", "priorityclasses", class));
-    let all = namespaces.chain(roles).chain(bindings).chain(classes);
+    let cidr =
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.service_cidr.trunc().to_string()]}});
+    let range = std::iter::once(("networking.k8s.io", "servicecidrs", cidr));
+    let all = namespaces.chain(roles).chain(bindings).chain(classes).chain(range);
     let writes: Vec<_> = all.map(|(group, resource, object)| ensure(server.clone(), group, resource, object)).collect();
     futures::future::join_all(writes).await.into_iter().collect()
 }

@@ -1,9 +1,6 @@
 //! OpenAPI documents: v2 as protobuf, which is what kubectl asks for, and v3 as JSON.
 
-use std::sync::OnceLock;
-
-use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use mycelium_apimachinery::openapi;
 
 use crate::answer;
@@ -17,7 +14,6 @@ const V2_ACCEPTED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 
 /// The v2 document. It exists as protobuf only.
 pub fn v2(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    static BUILTIN: OnceLock<Bytes> = OnceLock::new();
     let accepts = |value: &http::HeaderValue| {
         let text = value.to_str().unwrap_or_default();
         text.contains("proto-openapi.spec.v2") || text.contains("*/*")
@@ -26,12 +22,7 @@ pub fn v2(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError
     if asked && !headers.get_all(header::ACCEPT).iter().any(accepts) {
         return Err(ApiError::NotAcceptable(V2_ACCEPTED));
     }
-    let customs = customs(table);
-    let document = if customs.is_empty() {
-        BUILTIN.get_or_init(|| openapi::v2_protobuf(&[]).into()).clone()
-    } else {
-        openapi::v2_protobuf(&customs).into()
-    };
+    let document = table.openapi_v2.get_or_init(|| openapi::v2_protobuf(&customs(table)).into()).clone();
     Ok(answer::with_type(StatusCode::OK, V2_PROTOBUF, body::full(document)))
 }
 
@@ -44,8 +35,8 @@ pub fn v3_index(table: &Table) -> Result<Response<Body>, ApiError> {
     Ok(answer::json(StatusCode::OK, &openapi::v3_index(&customs(table))))
 }
 
-/// One v3 document: `api/v1`, `apis/apps/v1`.
-pub fn v3(table: &Table, path: &str) -> Result<Response<Body>, ApiError> {
+/// One v3 document: `api/v1`, `apis/apps/v1`. Asked for with the hash from the list, it may be kept for ever.
+pub fn v3(table: &Table, path: &str, hashed: bool) -> Result<Response<Body>, ApiError> {
     let parts: Vec<&str> = path.split('/').collect();
     let (group, version) = match parts[..] {
         ["api", version] => ("", version),
@@ -53,5 +44,10 @@ pub fn v3(table: &Table, path: &str) -> Result<Response<Body>, ApiError> {
         _ => return Err(ApiError::NoSuchPath),
     };
     let document = openapi::v3_document(group, version, &customs(table)).ok_or(ApiError::NoSuchPath)?;
-    Ok(answer::json(StatusCode::OK, &document))
+    let mut response = answer::json(StatusCode::OK, &document);
+    if hashed {
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    }
+    Ok(response)
 }

@@ -156,6 +156,8 @@ pub struct Table {
     customs: Vec<Arc<Resource>>,
     /// Aggregated discovery of the named groups and of the core group, once somebody asked.
     pub(crate) aggregated: [OnceLock<Bytes>; 2],
+    /// The OpenAPI v2 document, once somebody asked.
+    pub(crate) openapi_v2: OnceLock<Bytes>,
 }
 
 impl Table {
@@ -182,7 +184,7 @@ impl Table {
             // A definition never replaces what is built in.
             names.entry(resource.name()).or_insert(resource);
         }
-        Self { groups, customs, aggregated: [OnceLock::new(), OnceLock::new()] }
+        Self { groups, customs, aggregated: Default::default(), openapi_v2: OnceLock::new() }
     }
 
     /// The resource a path names.

@@ -174,6 +174,7 @@ fn other(server: &Inner, request: &Request<Body>, who: &Identity) -> Result<Resp
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed);
     }
+    let query = Query::parse(request.uri().query());
     let ok = |text: String| Ok(reply::text(StatusCode::OK, text));
     match path.trim_end_matches('/') {
         p if root && p != "/version" => health(server, p, request.uri().query()),
@@ -185,7 +186,7 @@ fn other(server: &Inner, request: &Request<Body>, who: &Identity) -> Result<Resp
         "/openid/v1/jwks" => Ok(reply::json(StatusCode::OK, &server.tokens.key_set())),
         "/.well-known/openid-configuration" => Ok(reply::json(StatusCode::OK, &discovery::openid())),
         p => match p.strip_prefix("/openapi/v3/") {
-            Some(rest) => openapi::v3(&server.table(), rest),
+            Some(rest) => openapi::v3(&server.table(), rest, query.get("hash").is_some()),
             None => discovery::answer(&server.table(), p, Accept::parse(request.headers())?),
         },
     }

@@ -74,6 +74,20 @@ spec:
     spec: {containers: [{name: shop, image: 'shop:1', env: [{name: A, value: b}]}]}
 ";
 
+const EVENT: &str = "
+apiVersion: v1
+kind: Event
+metadata: {name: web.1}
+involvedObject: {apiVersion: v1, kind: Pod, namespace: default, name: web, uid: UID}
+type: Normal
+reason: Because
+message: text of the event
+count: 1
+firstTimestamp: 2026-01-01T00:00:00Z
+lastTimestamp: 2026-01-01T00:00:00Z
+source: {component: test}
+";
+
 #[test]
 fn people_see_tables() {
     let server = start();
@@ -88,7 +102,12 @@ fn people_see_tables() {
     assert!(server.kubectl(&["get", "ns"]).contains("kube-system"));
     assert!(server.kubectl(&["get", "pods", "--show-labels"]).contains("app=web"));
     assert!(server.kubectl(&["get", "pods", "--field-selector=spec.nodeName=node-1"]).contains("web"));
-    assert!(server.kubectl(&["describe", "pod", "web"]).contains("nginx:1"));
+    let uid = server.kubectl(&["get", "pod", "web", "-o", "jsonpath={.metadata.uid}"]);
+    let event = EVENT.replace("UID", &uid);
+    server.kubectl_in(&["create", "-f", "-"], &event);
+    let described = server.kubectl(&["describe", "pod", "web"]);
+    assert!(described.contains("nginx:1") && described.contains("text of the event"), "{described}");
+    assert!(server.kubectl(&["events", "--for", "pod/web"]).contains("text of the event"));
     assert!(server.kubectl(&["describe", "deployment", "shop"]).contains("2 desired"));
     assert!(server.kubectl(&["get", "pod", "web", "-o", "yaml"]).contains("serviceAccountName: default"));
     assert!(server.kubectl(&["explain", "pod.spec.containers.image"]).contains("FIELD: image <string>"));
