@@ -89,6 +89,8 @@ struct State<K> {
     subscribers: Vec<Subscriber<K>>,
     /// Every event up to this revision has been delivered by list or watch.
     seen: u64,
+    /// Objects (by uid) that the server no longer has, though the watch has not told so yet.
+    gone: BTreeSet<String>,
 }
 
 /// A watched copy of one kind. Cheap to clone.
@@ -120,8 +122,14 @@ impl<K: Object> Default for Cache<K> {
 impl<K: Object> Cache<K> {
     /// An empty cache that indexes by `indexer`.
     pub fn new(indexer: Option<Indexer<K>>) -> Self {
-        let state =
-            State { objects: BTreeMap::new(), index: BTreeMap::new(), indexer, subscribers: Vec::new(), seen: 0 };
+        let state = State {
+            objects: BTreeMap::new(),
+            index: BTreeMap::new(),
+            indexer,
+            subscribers: Vec::new(),
+            seen: 0,
+            gone: BTreeSet::new(),
+        };
         Self {
             state: Arc::new(Mutex::new(state)),
             synced: Arc::new(watch::Sender::new(false)),
@@ -203,6 +211,28 @@ impl<K: Object> Cache<K> {
             if same { state.remove(&key) } else { None }
         };
         self.notify(change);
+    }
+
+    /// Takes in that the server does not have this object: a late event of the watch will not bring it back.
+    pub fn observe_gone(&self, object: &K) {
+        {
+            let mut state = self.lock();
+            let held = state.objects.get(&Key::of(object)).is_some_and(|held| held.meta().uid == object.meta().uid);
+            if let Some(uid) = object.meta().uid.clone().filter(|_| held) {
+                state.gone.insert(uid);
+            }
+        }
+        self.observe_deleted(object);
+    }
+
+    /// Takes in what the server has in place of an object: it, a newer state of it, another of its name, or nothing.
+    pub fn observe_live(&self, held: &K, live: Option<K>) {
+        if live.as_ref().is_none_or(|live| live.meta().uid != held.meta().uid) {
+            self.observe_gone(held);
+        }
+        if let Some(live) = live {
+            self.observe(live);
+        }
     }
 
     fn notify(&self, changes: impl IntoIterator<Item = Change<K>>) {
@@ -289,6 +319,9 @@ impl<K: Object> State<K> {
 
     fn put(&mut self, mut object: K) -> Option<Change<K>> {
         let key = Key::of(&object);
+        if object.meta().uid.as_ref().is_some_and(|uid| self.gone.contains(uid)) {
+            return None;
+        }
         let held = self.objects.get(&key);
         if held.is_some_and(|held| revision(held.as_ref()) >= revision(&object)) {
             return None;
@@ -308,12 +341,16 @@ impl<K: Object> State<K> {
 
     fn deleted(&mut self, object: &K) -> Option<Change<K>> {
         let key = Key::of(object);
+        if let Some(uid) = &object.meta().uid {
+            self.gone.remove(uid);
+        }
         let newer = self.objects.get(&key).is_some_and(|held| revision(held.as_ref()) > revision(object));
         if newer { None } else { self.remove(&key) }
     }
 
     /// Takes in a whole list made at revision `at`; what was written later stays.
     fn replace(&mut self, items: Vec<K>, at: u64) -> Vec<Change<K>> {
+        self.gone.clear();
         let listed: BTreeSet<Key> = items.iter().map(Key::of).collect();
         let gone: Vec<Key> = (self.objects.iter())
             .filter(|(key, held)| !listed.contains(key) && revision(held.as_ref()) <= at)
@@ -383,6 +420,17 @@ mod tests {
         assert!(deleted.is_some());
         cache.observe(map("b", 7));
         assert_eq!(cache.keys(), [Key::new("ns", "a")]);
+    }
+
+    #[test]
+    fn late_events_do_not_bring_back_what_is_gone() {
+        let cache = cache();
+        cache.replace(vec![map("a", 1)], 5);
+        cache.observe_live(&map("a", 1), None);
+        assert!(cache.lock().watched(6, |state| state.put(map("a", 6))).is_none());
+        assert!(cache.keys().is_empty());
+        cache.lock().watched(7, |state| state.deleted(&map("a", 7)));
+        assert!(cache.lock().gone.is_empty());
     }
 
     #[test]

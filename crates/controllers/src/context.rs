@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::cache::{Cache, Object};
 use crate::events::{Events, Note, Type};
-use crate::objects::{controller_of, name, node_name, reference};
-use crate::write::{Error, Writer};
+use crate::objects::{controller_of, node_name, reference};
+use crate::write::Writer;
 
 /// The ConfigMap that every namespace gets, with the certificate of the cluster's authority.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -131,13 +131,5 @@ impl Context {
         K: Resource<DynamicType = ()>,
     {
         self.events.send(Note { about: reference(about), type_, reason: reason.to_owned(), message, component });
-    }
-
-    /// Whether an owner exists and stays. Adopting for one that is gone would hand the object to the garbage collector,
-    /// so this asks the server and not the cache.
-    pub async fn still_there<K: Object>(&self, owner: &K) -> Result<bool, Error> {
-        let meta = owner.meta();
-        let live = self.writer.get::<K>(meta.namespace.as_deref(), name(meta)).await?;
-        Ok(live.is_some_and(|live| live.meta().uid == meta.uid && live.meta().deletion_timestamp.is_none()))
     }
 }

@@ -163,9 +163,45 @@ impl Writer {
             Part::Status => request(of).patch_subresource("status", name, &params, &patch),
         };
         let request = request.map_err(|error| Error::api(context(), kube::Error::BuildRequest(error)))?;
-        let patched: K = self.client.request(request).await.map_err(|error| Error::api(context(), error))?;
-        cache.observe(patched.clone());
-        Ok(patched)
+        match self.client.request::<K>(request).await {
+            Ok(patched) => {
+                cache.observe(patched.clone());
+                Ok(patched)
+            }
+            Err(error) => {
+                let error = Error::api(context(), error);
+                self.catch_up(cache, of, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A refusal may mean that the cache lags: looks at what the server has, so that the next attempt starts from that.
+    async fn catch_up<K: Object>(&self, cache: &Cache<K>, held: &K, error: &Error) {
+        if error.is_not_found() || error.is_conflict() {
+            let name = held.meta().name.as_deref().unwrap_or_default();
+            if let Ok(live) = self.get::<K>(held.meta().namespace.as_deref(), name).await {
+                cache.observe_live(held, live);
+            }
+        }
+    }
+
+    /// Whether the server has exactly this state of an object that is not being deleted. If not, the cache learns of it.
+    ///
+    /// Asked before objects are created for an owner or deleted on its behalf: acting on a state that is long past would
+    /// do harm, and the garbage collector would undo it again and again.
+    pub async fn confirm<K: Object>(&self, cache: &Cache<K>, held: &K) -> Result<bool, Error> {
+        let meta = held.meta();
+        let live = self.get::<K>(meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default()).await?;
+        let same = live.as_ref().is_some_and(|live| {
+            live.meta().uid == meta.uid
+                && live.meta().resource_version == meta.resource_version
+                && live.meta().deletion_timestamp.is_none()
+        });
+        if !same {
+            cache.observe_live(held, live);
+        }
+        Ok(same)
     }
 
     /// Deletes exactly this object (not another of the same name). Gone already is fine.
@@ -186,10 +222,14 @@ impl Writer {
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                cache.observe_deleted(object);
+                cache.observe_gone(object);
                 Ok(())
             }
-            Err(error) => Err(Error::api(context(), error)),
+            Err(error) => {
+                let error = Error::api(context(), error);
+                self.catch_up(cache, object, &error).await;
+                Err(error)
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ use sets::{REVISION, size};
 
 const COMPONENT: &str = "deployment-controller";
 const WORKERS: usize = 8;
+/// When to look again after acting was put off because the cache lags.
+const STALE: Duration = Duration::from_millis(100);
 
 /// Subscribes to what Deployments depend on, and returns the controller's work.
 pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
@@ -83,6 +85,9 @@ async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error
     let uids = owned.filter_map(|set| set.metadata.uid.as_ref());
     let pods: Vec<_> = uids.flat_map(|uid| context.caches.pods.by_index(&format!("owner:{uid}"))).collect();
     let plan = plan::plan(&deployment, &sets, &pods, context.env.now());
+    if plan.acts_on_sets() && !context.writer.confirm(&context.caches.deployments, deployment.as_ref()).await? {
+        return Ok(Some(STALE));
+    }
     carry_out(&context, &deployment, &plan).await?;
     Ok(plan.again)
 }
@@ -122,7 +127,7 @@ async fn reclaim(context: &Context, deployment: &Deployment, plan: &Plan) -> Res
         released.metadata.owner_references = (!rest.is_empty()).then_some(rest);
         context.writer.update(cache, set.as_ref(), &released, Part::Main).await?;
     }
-    if plan.adopt.is_empty() || !context.still_there(deployment).await? {
+    if plan.adopt.is_empty() {
         return Ok(!plan.release.is_empty());
     }
     for set in &plan.adopt {

@@ -42,6 +42,13 @@ pub struct Plan {
     pub again: Option<Duration>,
 }
 
+impl Plan {
+    /// Whether ReplicaSets are touched because of what the Deployment says.
+    pub fn acts_on_sets(&self) -> bool {
+        !self.adopt.is_empty() || self.create.is_some() || !self.update.is_empty() || !self.delete.is_empty()
+    }
+}
+
 /// The state being worked towards.
 pub struct Draft {
     /// The Deployment.

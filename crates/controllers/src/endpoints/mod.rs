@@ -19,6 +19,8 @@ use crate::queue::Queue;
 use crate::write::{Delete, Error, Part};
 
 const WORKERS: usize = 8;
+/// When to look again after acting was put off because the cache lags.
+const STALE: Duration = Duration::from_millis(100);
 
 /// Subscribes to what endpoints depend on, and returns the controller's work.
 pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
@@ -90,17 +92,29 @@ async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error
     let Some(selector) = selector(&service) else { return Ok(None) };
     let pods = context.caches.pods.namespace(&key.namespace);
     let pods: Vec<_> = pods.into_iter().filter(|pod| selector.matches(labels(&pod.metadata))).collect();
-    sync_slices(&context, &key, &service, &pods).await?;
+    let again = sync_slices(&context, &key, &service, &pods).await?;
+    if again.is_some() {
+        return Ok(again);
+    }
     sync_endpoints(&context, &key, &service, &pods).await?;
     Ok(None)
 }
 
-async fn sync_slices(context: &Context, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Result<(), Error> {
+async fn sync_slices(
+    context: &Context,
+    key: &Key,
+    service: &Service,
+    pods: &[Arc<Pod>],
+) -> Result<Option<Duration>, Error> {
     let cache = &context.caches.endpoint_slices;
     let held = cache.by_index(&format!("service:{key}"));
     let nodes = &context.caches.nodes;
     let plan = slices::plan(service, pods, &held, |name| nodes.get(&Key::new("", name)));
-    carry_out(context, key, &plan).await
+    if !plan.create.is_empty() && !context.writer.confirm(&context.caches.services, service).await? {
+        return Ok(Some(STALE));
+    }
+    carry_out(context, key, &plan).await?;
+    Ok(None)
 }
 
 async fn carry_out(context: &Context, key: &Key, plan: &slices::Plan) -> Result<(), Error> {

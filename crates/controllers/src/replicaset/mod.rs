@@ -23,6 +23,8 @@ use plan::{Failure, Plan};
 
 const COMPONENT: &str = "replicaset-controller";
 const WORKERS: usize = 8;
+/// When to look again after acting was put off because the cache lags.
+const STALE: Duration = Duration::from_millis(100);
 
 /// Subscribes to what ReplicaSets depend on, and returns the controller's work.
 pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
@@ -67,6 +69,9 @@ async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error
     let Some(set) = context.caches.replica_sets.get(&key) else { return Ok(None) };
     let now = context.env.now();
     let plan = plan::plan(&set, &candidates(&context, &set), &related(&context, &set), now);
+    if plan.acts_for_set() && !context.writer.confirm(&context.caches.replica_sets, set.as_ref()).await? {
+        return Ok(Some(STALE));
+    }
     reclaim(&context, &set, &plan).await?;
     let done = manage(&context, &set, &plan).await;
     let failure = done.as_ref().err().map(|(failure, _)| failure.clone());
@@ -113,9 +118,6 @@ async fn reclaim(context: &Context, set: &ReplicaSet, plan: &Plan) -> Result<(),
         let mut released = pod.as_ref().clone();
         released.metadata.owner_references = (!rest.is_empty()).then_some(rest);
         ignore_gone(writer.update(&context.caches.pods, pod, &released, Part::Main).await)?;
-    }
-    if plan.adopt.is_empty() || !context.still_there(set).await? {
-        return Ok(());
     }
     for pod in &plan.adopt {
         let mut adopted = pod.as_ref().clone();

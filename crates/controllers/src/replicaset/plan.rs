@@ -29,6 +29,13 @@ pub struct Plan {
     pub delete: Vec<Arc<Pod>>,
 }
 
+impl Plan {
+    /// Whether pods are adopted, created or deleted because of what the set says.
+    pub fn acts_for_set(&self) -> bool {
+        !self.adopt.is_empty() || self.create > 0 || !self.delete.is_empty()
+    }
+}
+
 /// Replicas wanted; 1 if the ReplicaSet does not say.
 pub fn wanted(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1).max(0)
