@@ -13,3 +13,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     }
     command
 }
+
+/// Keeps every descriptor but the standard ones from child processes. A long-lived parent calls it at start, for
+/// those that it was itself handed: a shell's pipe that a pod's shim held open would never end for its reader.
+pub fn keep_descriptors_private() {
+    // SAFETY: only sets the close-on-exec flag of this process's descriptors; no memory is involved.
+    let outcome = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if outcome != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "descriptors may be inherited by pods");
+    }
+}

@@ -52,6 +52,7 @@ pub fn run(config: Config) -> Result<()> {
     let instance = Instance::new(&config.data_dir);
     let _lock = instance.lock()?;
     mycelium_linux::memory::limit_arenas();
+    mycelium_linux::process::keep_descriptors_private();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let outcome = runtime.block_on(engine(&config, &instance, begun));
