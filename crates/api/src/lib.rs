@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`env`] | clock and randomness, passed in so that the simulation can own them |
+//! | [`mod@env`] | clock and randomness, passed in so that the simulation can own them |
 //! | [`field`] | field paths and the error list of Kubernetes validation |
 //! | [`names`] | name, label and port-name syntax |
 //! | [`quantity`] | resource quantities such as `500m` and `1Gi` |

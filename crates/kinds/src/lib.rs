@@ -235,7 +235,12 @@ impl Kind {
         let annotations = ["metadata", "annotations"];
         let noted = self.generation == Generation::SpecAndAnnotations
             && !value::same(value::at(new, &annotations), value::at(old, &annotations));
-        noted || keys.iter().any(|key| !value::same(&new[key], &old[key]))
+        // In custom resources a zero is a value like any other.
+        let differs = |key: &String| match self.is_custom() {
+            true => new[key] != old[key],
+            false => !value::same(&new[key], &old[key]),
+        };
+        noted || keys.iter().any(differs)
     }
 
     /// What is wrong with a new object.
@@ -363,4 +368,18 @@ pub fn kind(group: &str, kind: &str) -> &'static Kind {
 /// The rules of a custom resource: with a status subresource, status and the rest are written apart.
 pub fn custom(has_status: bool) -> &'static Kind {
     if has_status { &CUSTOM } else { &CUSTOM_WITHOUT_STATUS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_cell_for_each_column_and_is_listed_once() {
+        for kind in kinds::ALL.iter().copied().chain([custom(true), custom(false)]) {
+            let cells = (kind.cells)(&Value::Null, Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), kind.columns.len(), "{}", kind.kind);
+        }
+        assert_eq!(KNOWN.len(), kinds::ALL.len());
+    }
 }

@@ -165,6 +165,39 @@ fn row_faults(case: &Value, kind: &Kind) -> Option<String> {
 }
 
 #[test]
+fn objects_are_selected_by_the_fields_clients_know() {
+    let pod = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"nodeName": "n"}, "status": {"podIP": "10.0.0.1"}});
+    let event =
+        json!({"involvedObject": {"kind": "Pod"}, "source": {"component": "kubelet"}, "reportingComponent": "x"});
+    for (kind, object, path, expected) in [
+        (kind("", "Pod"), &pod, "metadata.name", Some("a")),
+        (kind("", "Pod"), &pod, "spec.nodeName", Some("n")),
+        (kind("", "Pod"), &pod, "spec.host", Some("n")),
+        (kind("", "Pod"), &pod, "spec.hostNetwork", Some("false")),
+        (kind("", "Pod"), &pod, "status.podIP", Some("10.0.0.1")),
+        (kind("", "Pod"), &pod, "status.phase", None),
+        (kind("", "Event"), &event, "source", Some("kubelet")),
+        (kind("events.k8s.io", "Event"), &event, "regarding.kind", Some("Pod")),
+        (kind("events.k8s.io", "Event"), &event, "reportingController", Some("x")),
+        (kind("apps", "Deployment"), &pod, "metadata.namespace", Some("b")),
+    ] {
+        assert_eq!(kind.field_label_error(path), None, "{} {path}", kind.kind);
+        assert_eq!(kind.selectable_fields(object, path).as_deref(), expected, "{} {path}", kind.kind);
+    }
+    for (kind, expected) in [
+        (kind("", "Pod"), "field label not supported: spec.x"),
+        (kind("batch", "Job"), "field label \"spec.x\" not supported for Job"),
+        (
+            kind("apps", "Deployment"),
+            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
+        (kind("example.com", "Widget"), "field label not supported: spec.x"),
+    ] {
+        assert_eq!(kind.field_label_error("spec.x").as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn every_case_holds() {
     let faults: Vec<String> = cases()
         .iter()

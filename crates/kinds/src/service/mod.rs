@@ -1,6 +1,6 @@
 //! Services: defaults, what may change, validation, and the allocation of addresses and ports.
 //!
-//! A write goes through these steps, in this order: [`defaults`](fill), [`prepare`], [`allocate::allocate`] (by the
+//! A write goes through these steps, in this order: [`fill_defaults`], [`prepare`], [`allocate::allocate`] (by the
 //! API server, which knows what is taken), then validation.
 
 pub mod addresses;
