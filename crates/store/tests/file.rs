@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use mycelium_store::{EventKind, Expect, Op, OpenError, Options, Store, WatchError};
+use mycelium_store::{CommitError, EventKind, Expect, Op, OpenError, Options, Store, WatchError};
 
 fn put(key: impl Into<String>, value: impl Into<Bytes>) -> Op {
     Op::Put { key: key.into(), value: value.into(), expect: Expect::Any }
@@ -165,6 +165,52 @@ async fn watches_see_everything_or_say_so() {
     assert_eq!(last.next().await.unwrap()[0].revision, 1000);
     drop(store);
     assert_eq!(last.next().await, Err(WatchError::Closed));
+}
+
+/// A small file system of its own, unmounted when dropped.
+struct SmallFileSystem(tempfile::TempDir);
+
+impl SmallFileSystem {
+    /// Nothing where mounting is not allowed.
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(dir.path()).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[tokio::test]
+async fn a_full_file_system_refuses_writes_and_nothing_else() {
+    let Some(mounted) = SmallFileSystem::mount() else {
+        eprintln!("skipped: mounting a file system needs root");
+        return;
+    };
+    let path = mounted.0.path().join("state");
+    let ballast = mounted.0.path().join("ballast");
+    let store = open(&path);
+    std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+    let value = vec![7; 50_000];
+    let mut n = 0;
+    let refused = loop {
+        match store.commit(vec![put(format!("/{n}"), value.clone())]).await {
+            Ok(_) => n += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, CommitError::Full), "{refused}");
+    assert_eq!(store.count("/"), n);
+    std::fs::remove_file(&ballast).unwrap();
+    store.commit(vec![put(format!("/{n}"), value)]).await.unwrap();
+    drop(store);
+    assert_eq!(open(&path).count("/"), n + 1);
 }
 
 const CHILD: &str = "MYCELIUM_STORE_TEST_CHILD";
