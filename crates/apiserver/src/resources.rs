@@ -220,7 +220,14 @@ impl Table {
 #[derive(Default)]
 pub struct Tables {
     writes: AtomicU64,
-    current: Mutex<(Option<(u64, Arc<Table>)>, Compiled)>,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// The table, and how many writes it knows of.
+    table: Option<(u64, Arc<Table>)>,
+    compiled: Compiled,
 }
 
 impl Tables {
@@ -233,13 +240,13 @@ impl Tables {
     pub fn get(&self, store: &Store) -> Arc<Table> {
         let writes = self.writes.load(Ordering::Acquire);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, table)) = &current.0
+        if let Some((at, table)) = &current.table
             && *at == writes
         {
             return table.clone();
         }
-        let table = Arc::new(Table::new(current.1.resources(store)));
-        current.0 = Some((writes, table.clone()));
+        let table = Arc::new(Table::new(current.compiled.resources(store)));
+        current.table = Some((writes, table.clone()));
         table
     }
 }

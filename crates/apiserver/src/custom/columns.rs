@@ -81,7 +81,7 @@ fn bracket<'a>(value: &'a Value, step: &str) -> Vec<&'a Value> {
         let wanted = wanted.trim().trim_matches(['"', '\'']);
         let equals = |item: &&Value| match find(item, path).first() {
             Some(Value::String(text)) => text == wanted,
-            Some(other) => other.to_string() == wanted,
+            Some(other) => format!("{other}").as_str() == wanted,
             None => false,
         };
         return items().iter().filter(equals).collect();
