@@ -22,9 +22,10 @@ use crate::events::Events;
 use crate::image::ImageSource;
 use crate::machine;
 use crate::network::PodNetwork;
+use crate::pod::handle::{Handle, Message, images_of};
 use crate::pod::sandbox;
 use crate::pod::status::Host;
-use crate::pod::worker::{self, Handle, Message};
+use crate::pod::worker;
 use crate::register::{Inventory, Registrar};
 use crate::shim::protocol::{PID, Request};
 use crate::volumes::ObjectKind;
@@ -161,11 +162,15 @@ impl Node {
             _ = tasks.join_next() => tracing::error!("a task of the node has ended unexpectedly"),
         }
         tasks.shutdown().await;
-        for handle in inner.workers().values() {
-            handle.abandon();
-        }
-        inner.workers().clear();
+        self.abandon();
         Ok(())
+    }
+
+    /// Ends all work on pods, which run on.
+    pub fn abandon(&self) {
+        let mut workers = self.inner.workers();
+        workers.values().for_each(Handle::abandon);
+        workers.clear();
     }
 }
 
@@ -265,7 +270,7 @@ async fn collect_images(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(IMAGES_EVERY).await;
         let used: Vec<String> =
-            inner.workers().values().flat_map(|handle| worker::images_of(&handle.shared.borrow())).collect();
+            inner.workers().values().flat_map(|handle| images_of(&handle.shared.borrow())).collect();
         inner.ctx.images.collect(&used).await;
     }
 }

@@ -84,7 +84,7 @@ async fn init_containers_and_sidecars_come_in_order() {
     });
     cluster.create("p", spec).await;
     let pod = cluster.until_ready("p").await;
-    let log = cluster.log(&pod, "main", 0);
+    let log = cluster.until_log(&pod, "main", |log| log.lines().count() == 4).await;
     assert!(log.starts_with("1\nside\n2\n"), "{log}");
     assert!(log.contains("1024") && log.contains("tmpfs"), "a memory volume of 1 MiB: {log}");
     cluster.delete("p").await;
@@ -127,7 +127,7 @@ async fn configuration_reaches_containers_and_changes_live() {
     let map = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"key": "old\n"}})).expect("a map");
     maps.create(&PostParams::default(), &map).await.expect("created");
     let pod = cluster.until_ready("p").await;
-    assert_eq!(cluster.log(&pod, "a", 0), "hello p secret\nold\nsecret\n0 2000\n");
+    cluster.until_log(&pod, "a", |log| log == "hello p secret\nold\nsecret\n0 2000\n").await;
     let patch = Patch::Merge(json!({"data": {"key": "new\n"}}));
     maps.patch("m", &PatchParams::default(), &patch).await.expect("patched");
     let file = cluster
@@ -149,7 +149,10 @@ async fn configuration_reaches_containers_and_changes_live() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_comes_back_finds_everything_as_it_was() {
     let mut cluster = Cluster::start().await;
-    cluster.create("p", json!({"containers": [shell(&format!("echo $$; {WAIT}"))]})).await;
+    let mut probed = shell(WAIT);
+    probed["readinessProbe"] =
+        json!({"exec": {"command": ["test", "!", "-e", "/tmp/unready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    cluster.create("p", json!({"containers": [probed]})).await;
     cluster.create("gone", json!({"containers": [shell(WAIT)]})).await;
     cluster
         .create("ends", json!({"restartPolicy": "Never", "containers": [shell("sleep 0.5; echo last; exit 6")]}))
@@ -177,6 +180,12 @@ async fn an_engine_that_comes_back_finds_everything_as_it_was() {
     };
     tokio::time::timeout(Duration::from_secs(10), orphaned).await.expect("the deleted pod is cleaned up");
     assert!(only(&after["metadata"]["uid"]).exists());
+    // Probes go on as well.
+    let id = after["status"]["containerStatuses"][0]["containerID"].as_str().and_then(|id| id.rsplit('/').next());
+    let state_file = only(&after["metadata"]["uid"]).join("containers").join(id.expect("an id")).join("state.json");
+    let state: Value = serde_json::from_slice(&std::fs::read(state_file).expect("reads")).expect("JSON");
+    std::fs::write(format!("/proc/{}/root/tmp/unready", state["pid"]), "").expect("writes into the container");
+    cluster.until("p", |pod| !ready(pod)).await;
     cluster.delete("p").await;
     cluster.finish().await;
 }
@@ -241,7 +250,7 @@ async fn limits_identity_and_tokens_are_real() {
     cluster.create("p", spec).await;
     let pod = cluster.until_ready("p").await;
     assert_eq!(pod["status"]["qosClass"], "Guaranteed");
-    let log = cluster.log(&pod, "a", 0);
+    let log = cluster.until_log(&pod, "a", |log| log.ends_with("read-only\n")).await;
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines[0], "33");
     assert!(lines[1].trim().parse::<usize>().is_ok_and(|n| n > 200), "a token: {log}");

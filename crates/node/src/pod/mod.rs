@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`model`] | what is known of a pod |
 //! | [`plan`], [`status`] | pure: what to do, what to report |
-//! | [`worker`] | one task per pod: look, plan, act, report |
+//! | [`worker`], [`handle`] | one task per pod: look, plan, act, report; the same from outside |
 //! | [`sandbox`], [`start`], [`stop`] | the actions |
 //! | [`probe`], [`hook`], [`exec`], [`http`] | asking containers |
 //! | [`environment`], [`downward`], [`files`] | what containers find inside |
@@ -15,6 +15,7 @@ pub mod downward;
 pub mod environment;
 pub mod exec;
 pub mod files;
+pub mod handle;
 pub mod hook;
 pub mod http;
 pub mod model;

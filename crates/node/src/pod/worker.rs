@@ -13,9 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::handle::{Handle, Message, Shared};
 use super::model::{
     BACKOFF_SECS_FIRST, BACKOFF_SECS_MAX, Busy, Life, PodView, Record, Run, SandboxView, Unhealthy, View, Waiting,
-    all_containers, describe, init_containers, is_sidecar,
+    describe, init_containers, is_sidecar,
 };
 use super::plan::{Action, plan};
 use super::probe::{ProbeKind, Target, Told};
@@ -26,7 +27,7 @@ use crate::client::{Shim, Watch};
 use crate::context::Context;
 use crate::events::Kind;
 use crate::shim::protocol::{Request, Snapshot};
-use crate::volumes::{self, ObjectKind};
+use crate::volumes;
 
 /// Volumes are looked at again this often, for tokens and in case news got lost.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -34,70 +35,6 @@ const REFRESH: Duration = Duration::from_secs(60);
 const FIRST_REPORT: Duration = Duration::from_millis(250);
 /// The longest wait for another attempt at a sandbox.
 const SANDBOX_RETRY_SECS_MAX: u32 = 120;
-
-/// What a worker is told.
-pub enum Message {
-    /// The pod as the API has it now.
-    Pod(Arc<Pod>),
-    /// The API has it no longer.
-    Gone,
-    /// A config map or secret has changed.
-    Changed(ObjectKind, String),
-    /// The shim's state.
-    Snapshot(Snapshot),
-    /// The shim is gone.
-    ShimLost(i32),
-    /// The sandbox is up, or not.
-    Sandbox(Box<Result<Up, SandboxError>>),
-    /// The sandbox is removed, or not.
-    SandboxStopped(Result<(), String>),
-    /// A run is about to be made.
-    Made(Record),
-    /// A run has been started, or not.
-    Started(String, Result<Record, StartError>),
-    /// The hook after a start has ended.
-    Hooked(String, Result<(), String>),
-    /// A container's stop has done all it could.
-    Stopped(String),
-    /// A probe has something to tell about a run.
-    Probe(String, String, ProbeKind, Told),
-    /// The status is written, or not.
-    Reported(report::Outcome),
-    /// The API has confirmed the deletion, or not.
-    Confirmed(bool),
-}
-
-/// What others may know of a pod: for logs, exec and the like.
-#[derive(Clone, Debug, Default)]
-pub struct Shared {
-    /// The pod as the API has it.
-    pub pod: Arc<Pod>,
-    /// The shim's process id, while it lives.
-    pub pid: i32,
-    /// The pod's addresses.
-    pub ips: Vec<String>,
-    /// Its containers.
-    pub containers: BTreeMap<String, View>,
-}
-
-/// A running worker, from outside.
-#[derive(Clone)]
-pub struct Handle {
-    /// To tell it things.
-    pub tell: mpsc::UnboundedSender<Message>,
-    /// What it lets others know.
-    pub shared: watch::Receiver<Shared>,
-    /// The pod's folder.
-    pub dir: PathBuf,
-    task: AbortHandle,
-}
-
-impl Handle {
-    /// Ends the worker; the pod runs on.
-    pub fn abandon(&self) {
-        self.task.abort();
-    }
-}
 
 struct Worker {
     ctx: Arc<Context>,
@@ -329,8 +266,54 @@ impl Worker {
             // Whatever ran in an earlier sandbox has gone with it.
             self.lose_all();
         }
+        if up.adopted {
+            self.take_up_runs();
+        }
         let tell = self.tell.clone();
         self.watch = Some(tokio::spawn(follow(up.watch, up.pid, tell)).abort_handle());
+    }
+
+    /// Goes on where an earlier engine stopped: probes, hooks that had not ended, runs that were about to start.
+    fn take_up_runs(&mut self) {
+        let runs: Vec<(String, Run)> =
+            self.containers.iter().filter_map(|(name, view)| Some((name.clone(), view.current.clone()?))).collect();
+        for (name, run) in runs {
+            match run.life {
+                Life::Exited(_) => {}
+                Life::Running(_) if run.record.hook_done => self.watch_probes(&name),
+                Life::Running(_) => {
+                    self.set_busy(&name, Busy::Starting);
+                    self.run_hook(&name, &run.record);
+                }
+                Life::Created => {
+                    self.set_busy(&name, Busy::Starting);
+                    let (shim, tell, record) = (Shim::at(&self.dir), self.tell.clone(), run.record);
+                    tokio::spawn(async move {
+                        let id = record.id.clone();
+                        let _ = match shim.ask(&Request::Start { id: id.clone() }).await {
+                            Ok(()) => tell.send(Message::Started(name, Ok(record))),
+                            Err(_) => tell.send(Message::Unmade(name, id)),
+                        };
+                    });
+                }
+            }
+        }
+    }
+
+    fn set_busy(&mut self, name: &str, busy: Busy) {
+        if let Some(view) = self.containers.get_mut(name) {
+            view.busy = Some(busy);
+        }
+    }
+
+    /// Forgets a run that never was: the plan will ask for it again.
+    fn unmade(&mut self, name: &str, id: &str) {
+        let Some(view) = self.containers.get_mut(name) else { return };
+        if let Some(run) = view.current.take_if(|run| run.record.id == id) {
+            disk::forget(&self.dir, &run.record);
+            view.current = view.previous.take();
+            view.busy = None;
+        }
     }
 
     fn sandbox_failed(&mut self, error: &SandboxError) {
@@ -740,6 +723,7 @@ impl Worker {
             Message::Made(record) => self.made(record),
             Message::Started(name, result) => self.started(&name, result),
             Message::Hooked(name, result) => self.hooked(&name, result),
+            Message::Unmade(name, id) => self.unmade(&name, &id),
             // It has done all it could and the container still lives: the plan will ask for it again.
             Message::Stopped(name) => {
                 self.stops.remove(&name);
@@ -894,13 +878,4 @@ fn explain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// Every image that some container of the pod uses.
-pub fn images_of(shared: &Shared) -> Vec<String> {
-    let spec = shared.pod.spec.as_ref();
-    let wanted = spec.into_iter().flat_map(all_containers).filter_map(|c| c.image.clone());
-    let used =
-        shared.containers.values().flat_map(|v| v.current.iter().chain(&v.previous)).map(|r| r.record.image_id.clone());
-    wanted.chain(used).collect()
 }

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use super::{Body, Query, refuse};
 use crate::node::Inner;
 use crate::pod::disk;
+use crate::pod::handle::{Handle, Shared};
 use crate::pod::model::{Run, all_containers};
-use crate::pod::worker::{Handle, Shared};
 use crate::shim::log::{FILES_MAX, rotated};
 
 /// Bytes sent at once.

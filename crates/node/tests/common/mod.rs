@@ -205,6 +205,18 @@ impl Cluster {
         text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).fold(String::new(), |all, line| all + line + "\n")
     }
 
+    /// Waits until the log of the pod's first run is as wanted.
+    pub async fn until_log(&self, pod: &Value, container: &str, done: impl Fn(&str) -> bool) -> String {
+        for _ in 0..1000 {
+            let log = self.log(pod, container, 0);
+            if done(&log) {
+                return log;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the log is {:?}", self.log(pod, container, 0))
+    }
+
     pub async fn events(&self, name: &str) -> Vec<String> {
         let api: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(self.client.clone(), "default");
         let events = api.list(&Default::default()).await.expect("lists").items;
@@ -246,6 +258,12 @@ impl Cluster {
 impl Drop for Cluster {
     /// A failed test leaves nothing behind either.
     fn drop(&mut self) {
+        if let Some((_, task)) = self.engine.take() {
+            task.abort();
+        }
+        if let Some(node) = self.node.take() {
+            node.abandon();
+        }
         for pid in processes_of(&self.dir.path().to_string_lossy()) {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
