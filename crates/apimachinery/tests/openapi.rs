@@ -147,4 +147,8 @@ fn custom_resources_are_in_both_versions() {
     let properties = named(sub(one(spec, 25), 1));
     // A nullable value has no type in version 2.
     assert_eq!((one(one(properties["size"], 22), 1), properties["any"].len()), (b"integer".as_slice(), 0));
+    for broken in [json!(1), json!({"properties": "none"})] {
+        let customs = [Custom { schema: Some(&broken), ..customs[0].clone() }];
+        assert!(v3_document("stable.example.com", "v1", &customs).is_some());
+    }
 }

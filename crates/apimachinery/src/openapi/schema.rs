@@ -119,6 +119,13 @@ impl Dialect {
         if self == Self::V2 {
             simplify(&mut object);
         }
+        // What is no schema is shown as one that says nothing.
+        if !object.is_object() {
+            object = json!({"type": "object"});
+        }
+        if !object["properties"].is_object() {
+            object["properties"] = json!({});
+        }
         for name in ["apiVersion", "kind"] {
             object["properties"][name] = json!({"type": "string"});
         }
