@@ -48,7 +48,7 @@ spec:
     command: [sh, -c, "echo started; while read line; do echo got $line; done; sleep 100000"]
   - name: echo
     image: busybox:test
-    command: [sh, -c, "echo to-stderr >&2; exec nc -lk -s 127.0.0.1 -p 9000 -e cat"]
+    command: [sh, -c, "echo to-stderr >&2; exec nc -ll -p 9000 -e cat"]
 "#;
 
 #[test]

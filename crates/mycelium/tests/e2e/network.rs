@@ -89,7 +89,7 @@ fn hairpin(engine: &Engine) {
         let slices = engine.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={.items[*].endpoints[*].addresses[0]}"]);
         if slices.split_whitespace().count() == 1 { Ok(()) } else { Err(slices) }
     });
-    let own = engine.kubectl(&["exec", "deploy/web", "--", "sh", "-c", "wget -T 5 -qO- http://web; hostname"]);
+    let own = engine.kubectl(&["exec", "deploy/web", "--", "sh", "-c", "wget -qO- http://web; hostname"]);
     let lines: Vec<&str> = own.lines().collect();
     assert_eq!(lines.len(), 2, "{own}");
     assert_eq!(lines[0], lines[1]);
