@@ -23,6 +23,8 @@ use crate::user::User;
 
 /// How long things may take to settle once the faults have stopped. A watch that fell silent is noticed after 310 s.
 const SETTLE: Duration = Duration::from_secs(1200);
+/// After this, every node is back.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(95);
 /// For how long nothing may change after that.
 const REST: Duration = Duration::from_secs(90);
 
@@ -241,6 +243,10 @@ impl World {
         }
         self.faults.set(false);
         self.checker.mark("the faults stop");
+        if self.plan.nodes_lost {
+            // A node that is away may not have been missed yet.
+            sleep(LONGEST_ABSENCE).await;
+        }
         match self.settle(store).await {
             Ok(()) => End::Done,
             Err(violation) => End::Violation(violation),
