@@ -196,11 +196,10 @@ async fn probes_decide_about_readiness_and_restarts() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     drop(listener);
-    let serve = format!("echo ok > /www/ready; httpd -p 127.0.0.1:{port} -h /www; touch /tmp/live; {WAIT}");
+    let serve = format!("touch /tmp/live; echo ok > /www/ready; httpd -p 127.0.0.1:{port} -h /www; {WAIT}");
     let mut container = shell(&serve);
     container["readinessProbe"] = json!({"httpGet": {"host": "127.0.0.1", "port": port, "path": "/ready"}, "periodSeconds": 1, "failureThreshold": 1});
-    container["livenessProbe"] =
-        json!({"exec": {"command": ["test", "-e", "/tmp/live"]}, "periodSeconds": 1, "failureThreshold": 1});
+    container["livenessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/live"]}, "initialDelaySeconds": 1, "periodSeconds": 1, "failureThreshold": 1});
     container["lifecycle"] =
         json!({"preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /dev/termination-log"]}}});
     cluster.create("p", json!({"hostNetwork": true, "containers": [container]})).await;
