@@ -21,10 +21,12 @@ use crate::random::Random;
 use crate::settled::unsettled;
 use crate::user::User;
 
-/// How long things may take to settle once the faults have stopped. A watch that fell silent is noticed after 310 s.
+/// How long things may take to settle after that.
 const SETTLE: Duration = Duration::from_secs(1200);
 /// After this, every node is back.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(95);
+/// After this, every watch that fell silent has been replaced.
+const LONGEST_SILENCE: Duration = Duration::from_secs(330);
 /// For how long nothing may change after that.
 const REST: Duration = Duration::from_secs(90);
 
@@ -243,10 +245,8 @@ impl World {
         }
         self.faults.set(false);
         self.checker.mark("the faults stop");
-        if self.plan.nodes_lost {
-            // A node that is away may not have been missed yet.
-            sleep(LONGEST_ABSENCE).await;
-        }
+        // A node that is away may not have been missed yet, a watch that fell silent not be noticed.
+        sleep(if self.plan.watches_stall { LONGEST_SILENCE } else { LONGEST_ABSENCE }).await;
         match self.settle(store).await {
             Ok(()) => End::Done,
             Err(violation) => End::Violation(violation),
