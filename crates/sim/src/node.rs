@@ -110,6 +110,13 @@ impl Node {
         self.api.merge(&path, &json!({"spec": {"renewTime": now}})).await.map(drop)
     }
 
+    /// Renews the lease, and contradicts whoever declared the node dead.
+    async fn beat(&self) -> Result<(), Failure> {
+        self.renew().await?;
+        let node = self.api.get(&format!("/api/v1/nodes/{}", self.name())).await?;
+        if is_ready(&node) { Ok(()) } else { self.report().await }
+    }
+
     /// Runs pods until the watch ends (nothing) or the node vanishes (for how long).
     async fn serve(&self) -> Option<Duration> {
         let base = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name());
@@ -148,7 +155,7 @@ impl Node {
                         if let Some(absence) = self.faults.node_loss() {
                             return Some(absence);
                         }
-                        let _ = self.renew().await;
+                        let _ = self.beat().await;
                     }
                     self.act(&mut pods, now).await;
                 }
@@ -241,7 +248,7 @@ fn wanted(pod: &Value) -> Wanted {
     }
 }
 
-/// Whether a pod's Ready condition is true.
+/// Whether the Ready condition of a pod or node is true.
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
