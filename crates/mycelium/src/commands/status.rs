@@ -122,6 +122,10 @@ fn print_text(status: &Status) {
         let ready = if cluster.node_ready { "Ready" } else { "NotReady" };
         println!("node    {} {ready}, {} of {} pods running", engine.node, cluster.pods_running, cluster.pods);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        println!("memory  {:.1} MiB resident; state {:.1} MiB in {dir}/state", mib(cluster.memory_bytes), mib(cluster.state_bytes));
+        println!(
+            "memory  {:.1} MiB resident; state {:.1} MiB in {dir}/state",
+            mib(cluster.memory_bytes),
+            mib(cluster.state_bytes)
+        );
     }
 }

@@ -105,9 +105,8 @@ fn read(path: &Path) -> Result<Options> {
 
 fn range(flag: &str, given: Option<String>, default: &str, prefix_max: u8) -> Result<Ipv4Net> {
     let text = given.unwrap_or_else(|| default.to_owned());
-    let net: Ipv4Net = text
-        .parse()
-        .with_context(|| format!("{flag} {text:?} is not an IPv4 range; write for instance {default}"))?;
+    let net: Ipv4Net =
+        text.parse().with_context(|| format!("{flag} {text:?} is not an IPv4 range; write for instance {default}"))?;
     if net.prefix_len() > prefix_max {
         bail!("{flag} {text} is too small: it needs a prefix of at most /{prefix_max}, for instance {default}");
     }
@@ -152,8 +151,14 @@ mod tests {
     fn errors_name_the_field_what_was_found_and_what_is_allowed() {
         let cases: [(Options, &str); 5] = [
             (Options { listen: Some("localhost".into()), ..options() }, "--listen \"localhost\" is not an address"),
-            (Options { pod_cidr: Some("10.0.0.0/33".into()), ..options() }, "--pod-cidr \"10.0.0.0/33\" is not an IPv4"),
-            (Options { service_cidr: Some("10.0.0.0/30".into()), ..options() }, "--service-cidr 10.0.0.0/30 is too small"),
+            (
+                Options { pod_cidr: Some("10.0.0.0/33".into()), ..options() },
+                "--pod-cidr \"10.0.0.0/33\" is not an IPv4",
+            ),
+            (
+                Options { service_cidr: Some("10.0.0.0/30".into()), ..options() },
+                "--service-cidr 10.0.0.0/30 is too small",
+            ),
             (Options { pod_cidr: Some("10.96.0.0/16".into()), ..options() }, "overlap"),
             (Options { node_name: Some("A b".into()), ..options() }, "--node-name \"A b\""),
         ];

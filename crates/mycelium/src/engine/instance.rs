@@ -48,9 +48,12 @@ impl Instance {
 
     /// Six hex digits that are part of every name this engine makes on the machine (FNV-1a of the path).
     pub fn id(&self) -> String {
-        let hash = self.dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .dir
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff)
     }
 
@@ -67,9 +70,11 @@ impl Instance {
     /// Creates the data directory and takes its lock; an error tells who holds it.
     pub fn lock(&self) -> Result<Lock> {
         let shown = self.dir.display();
-        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.dir).with_context(|| {
-            format!("the data directory {shown} cannot be created; choose another with --data-dir")
-        })?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&self.dir)
+            .with_context(|| format!("the data directory {shown} cannot be created; choose another with --data-dir"))?;
         match self.try_lock()? {
             Some(lock) => Ok(lock),
             None => {

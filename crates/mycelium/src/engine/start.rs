@@ -138,9 +138,10 @@ fn api(config: &Config, instance: &Instance) -> Result<Api> {
 
 /// All names and addresses that clients may call the API by.
 fn names(config: &Config, address: SocketAddr) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-        .map(str::to_owned)
-        .into();
+    let mut names: Vec<String> =
+        ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .into();
     names.push("kubernetes.default.svc.cluster.local".to_owned());
     names.push(config.node_name.clone());
     names.push(config.api_service_ip().to_string());
@@ -275,7 +276,12 @@ fn greet(config: &Config, instance: &Instance, revision: u64, address: SocketAdd
     let api = format!("https://{}", reachable(address));
     let width = state.len().max(api.len()) + 2;
     println!("store   {state:width$} revision {revision}");
-    println!("api     {api:width$} node {} Ready ({} cpu, {})", config.node_name, capacity("cpu"), whole(&capacity("memory")));
+    println!(
+        "api     {api:width$} node {} Ready ({} cpu, {})",
+        config.node_name,
+        capacity("cpu"),
+        whole(&capacity("memory"))
+    );
     let kubeconfig = shell_quoted(&instance.path("admin.kubeconfig"));
     let ready = format!("ready in {} ms", begun.elapsed().as_millis());
     println!("{ready:0$} export KUBECONFIG={kubeconfig}", width + 8);

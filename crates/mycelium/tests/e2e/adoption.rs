@@ -48,7 +48,8 @@ fn pods_outlive_the_engine_and_are_adopted() {
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/counter", "pod/once", "--timeout=120s"]);
     engine.wait_value("pod/crasher", "{.status.containerStatuses[0].restartCount}", "1");
     engine.wait_value("pod/crasher", "{.status.phase}", "Running");
-    let identity = |engine: &Engine| engine.value("pod/counter", "{.status.containerStatuses[0].containerID} {.status.podIP}");
+    let identity =
+        |engine: &Engine| engine.value("pod/counter", "{.status.containerStatuses[0].containerID} {.status.podIP}");
     let before = identity(&engine);
 
     engine.kill();

@@ -126,7 +126,7 @@ fn logs_and_exec_reach_the_containers(cli: &Cli<'_>) {
     assert_eq!(cat.wait_with_output().expect("cat ends").stdout, b"through and back");
     // A terminal of its own size, and the command's own exit code.
     let line = format!(
-        "stty rows 40 cols 100; {} exec -n cli -it deploy/talkers -c main -- sh -c 'until stty size; do sleep 0.1; done; exit 3'",
+        "stty rows 40 cols 100; {} exec -n cli -it deploy/talkers -c main -- sh -c 'until stty size 2>&1 | grep -v stty; do sleep 0.1; done; exit 3'",
         mycelium()
     );
     let mut script = command("script");

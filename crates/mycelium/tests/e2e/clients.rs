@@ -22,7 +22,8 @@ impl PortForward {
             .expect("kubectl");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let first = lines.next().expect("a line").expect("text");
-        let port = first.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|p| p.parse().ok());
+        let port =
+            first.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|p| p.parse().ok());
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, port: port.unwrap_or_else(|| panic!("no port in {first:?}")) }
     }
@@ -88,7 +89,7 @@ fn exec(engine: &Engine) {
     assert_eq!(output.stdout.len(), text.len(), "all of stdin came back through the pod");
     // A terminal: `script` gives kubectl one; its size reaches the container, soon after the program has started.
     let line = format!(
-        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it talker -c main -- sh -c 'until stty size; do sleep 0.1; done'",
+        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it talker -c main -- sh -c 'until stty size 2>&1 | grep -v stty; do sleep 0.1; done'",
         engine.kubeconfig().display()
     );
     let shown = run(command("script").args(["-qec", &line, "/dev/null"]));

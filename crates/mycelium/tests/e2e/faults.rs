@@ -93,7 +93,10 @@ fn an_image_that_is_nowhere_is_explained_on_the_pod() {
 fn bad_requests_get_kubernetes_answers() {
     let engine = Engine::start();
     let cases = [
-        ("{apiVersion: v1, kind: ConfigMap, metadata: {name: A_b}}", "metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"),
+        (
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: A_b}}",
+            "metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain",
+        ),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, dta: {}}", "unknown field \"dta\""),
         ("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: []}}", "spec.containers: Required value"),
         ("{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {replicas: three}}", "replicas"),

@@ -57,7 +57,8 @@ fn status_tells_running_from_stopped() {
     let shown = run(command(mycelium()).args(["status", "--data-dir", &dir]));
     assert!(shown.contains("host-1 Ready"), "{shown}");
     let json: serde_json::Value =
-        serde_json::from_str(&run(command(mycelium()).args(["status", "-o", "json", "--data-dir", &dir]))).expect("JSON");
+        serde_json::from_str(&run(command(mycelium()).args(["status", "-o", "json", "--data-dir", &dir])))
+            .expect("JSON");
     assert_eq!(json["running"], true);
     assert_eq!(json["cluster"]["nodeReady"], true);
     engine.terminate();

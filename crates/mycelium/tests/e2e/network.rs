@@ -76,7 +76,10 @@ fn services_and_names_work_between_pods() {
     let addresses = sh("nslookup direct.default.svc.cluster.local");
     assert_eq!(addresses.matches("Address: ").count(), 2, "{addresses}");
     let refused = output(&mut engine.kubectl_command(&["exec", "client", "--", "wget", "-qO-", "http://empty"]));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("refused"), "a service without endpoints refuses at once");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("refused"),
+        "a service without endpoints refuses at once"
+    );
     hairpin(&engine);
     from_the_host(&engine);
     api_from_a_pod(&engine);
@@ -86,7 +89,14 @@ fn services_and_names_work_between_pods() {
 fn hairpin(engine: &Engine) {
     engine.kubectl(&["scale", "deploy/web", "--replicas=1"]);
     eventually("one endpoint", || {
-        let slices = engine.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={.items[*].endpoints[*].addresses[0]}"]);
+        let slices = engine.kubectl(&[
+            "get",
+            "endpointslices",
+            "-l",
+            "kubernetes.io/service-name=web",
+            "-o",
+            "jsonpath={.items[*].endpoints[*].addresses[0]}",
+        ]);
         if slices.split_whitespace().count() == 1 { Ok(()) } else { Err(slices) }
     });
     let own = engine.kubectl(&["exec", "deploy/web", "--", "sh", "-c", "wget -qO- http://web; hostname"]);
@@ -109,7 +119,7 @@ fn from_the_host(engine: &Engine) {
 /// The mounted token and CA are enough to talk to the API from inside, and RBAC says what is allowed.
 fn api_from_a_pod(engine: &Engine) {
     let script = "T=/var/run/secrets/kubernetes.io/serviceaccount; test -s $T/token && test -s $T/ca.crt && cat $T/namespace; \
-                  echo; nc -z -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT && echo reached";
+                  echo; nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null && echo reached";
     assert_eq!(engine.kubectl(&["exec", "client", "--", "sh", "-c", script]), "default\nreached\n");
     let token = engine.kubectl(&["create", "token", "default"]);
     let server = engine.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
@@ -118,7 +128,10 @@ fn api_from_a_pod(engine: &Engine) {
         run(command("curl").args(["-sSk", "-H", &header, &format!("{server}{path}")]))
     };
     let denied = ask("/api/v1/namespaces/default/secrets");
-    assert!(denied.contains("User \\\"system:serviceaccount:default:default\\\" cannot list resource \\\"secrets\\\""), "{denied}");
+    assert!(
+        denied.contains("User \\\"system:serviceaccount:default:default\\\" cannot list resource \\\"secrets\\\""),
+        "{denied}"
+    );
     let anonymous = run(command("curl").args(["-sSk", &format!("{server}/api/v1/namespaces")]));
     assert!(anonymous.contains("Forbidden") || anonymous.contains("Unauthorized"), "{anonymous}");
     assert!(run(command("curl").args(["-sSk", &format!("{server}/version")])).contains("v1.35"));

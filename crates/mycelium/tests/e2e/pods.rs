@@ -85,10 +85,19 @@ fn environment_volumes_and_security_are_as_asked() {
     assert_eq!(sh("cat /all/labels /all/note /all/nested/colour"), "app=\"everything\"seen from insidegreen");
     assert_eq!(sh("cut -d. -f1 /all/jwt | base64 -d 2>/dev/null | grep -c alg"), "1\n");
     assert_eq!(sh("stat -c %g /work"), "2000\n");
-    assert_eq!(sh("touch /nope 2>&1 || echo read-only; touch /work/yes && echo writable").lines().last(), Some("writable"));
+    assert_eq!(
+        sh("touch /nope 2>&1 || echo read-only; touch /work/yes && echo writable").lines().last(),
+        Some("writable")
+    );
     assert!(sh("touch /nope 2>&1; true").contains("Read-only file system"));
-    assert_eq!(sh("grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\\t\\n' ' '").trim(), "CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2");
-    assert!(sh("unshare -U true 2>&1; true").contains("Operation not permitted"), "seccomp forbids new user namespaces");
+    assert_eq!(
+        sh("grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\\t\\n' ' '").trim(),
+        "CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2"
+    );
+    assert!(
+        sh("unshare -U true 2>&1; true").contains("Operation not permitted"),
+        "seccomp forbids new user namespaces"
+    );
     assert!(sh("df -k /memory | tail -1").contains("8192"), "the memory volume has its size");
     live_update(&engine);
     assert_eq!(engine.value("pod/everything", "{.status.qosClass}"), "Burstable");
@@ -184,10 +193,18 @@ fn trouble_is_reported_as_the_kubelet_reports_it() {
     assert_eq!(engine.value("pod/looping", "{.status.containerStatuses[0].lastState.terminated.exitCode}"), "5");
     assert_eq!(engine.kubectl(&["logs", "looping", "--previous"]), "attempt\n");
     engine.wait_value("pod/unwell", "{.status.containerStatuses[0].restartCount}", "1");
-    engine.wait_value("pod/mapless", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
+    engine.wait_value(
+        "pod/mapless",
+        "{.status.containerStatuses[0].state.waiting.reason}",
+        "CreateContainerConfigError",
+    );
     let said = engine.value("pod/mapless", "{.status.containerStatuses[0].state.waiting.message}");
     assert_eq!(said, "configmap \"nowhere\" not found");
-    engine.wait_value("pod/rootless", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
+    engine.wait_value(
+        "pod/rootless",
+        "{.status.containerStatuses[0].state.waiting.reason}",
+        "CreateContainerConfigError",
+    );
     engine.wait_value("pod/huge", "{.status.conditions[?(@.type==\"PodScheduled\")].reason}", "Unschedulable");
     let events = engine.kubectl(&["describe", "pod", "huge"]);
     assert!(events.contains("0/1 nodes are available: 1 Insufficient cpu"), "{events}");

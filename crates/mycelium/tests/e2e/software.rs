@@ -80,7 +80,13 @@ spec: {selector: {app: nginx}, ports: [{port: 80, targetPort: http}]}
 #[test]
 fn a_rolling_update_of_nginx_under_load_loses_no_request() {
     let engine = Engine::start();
-    import_programs(&engine, "nginx:debian", &["/usr/sbin/nginx"], &["/etc/nginx/mime.types", "/etc/passwd", "/etc/group"], "/usr/sbin/nginx");
+    import_programs(
+        &engine,
+        "nginx:debian",
+        &["/usr/sbin/nginx"],
+        &["/etc/nginx/mime.types", "/etc/passwd", "/etc/group"],
+        "/usr/sbin/nginx",
+    );
     engine.apply(&NGINX.replace("VERSION", "one"));
     engine.kubectl(&["rollout", "status", "deploy/nginx", "--timeout=120s"]);
     let url = format!("http://{}/", engine.value("service/nginx", "{.spec.clusterIP}"));
@@ -147,6 +153,7 @@ fn redis_serves_behind_a_service() {
     let cli = |args: &[&str]| run(command("redis-cli").args(["-h", &address]).args(args));
     assert_eq!(cli(&["set", "spore", "found"]).trim(), "OK");
     assert_eq!(engine.kubectl(&["exec", "deploy/redis", "--", "/usr/bin/redis-cli", "get", "spore"]).trim(), "found");
-    let report = run(command("redis-benchmark").args(["-h", &address, "-n", "20000", "-c", "20", "-q", "-t", "set,get"]));
+    let report =
+        run(command("redis-benchmark").args(["-h", &address, "-n", "20000", "-c", "20", "-q", "-t", "set,get"]));
     assert!(report.contains("GET"), "{report}");
 }

@@ -212,7 +212,8 @@ impl Engine {
         for folder in ["etc", "tmp", "var"] {
             std::fs::create_dir(root.path().join(folder)).expect("folder");
         }
-        std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n").expect("passwd");
+        std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n")
+            .expect("passwd");
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
         for applet in run(command("/bin/busybox").arg("--list")).lines().filter(|applet| *applet != "busybox") {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("link");
