@@ -4,8 +4,8 @@
 set -euo pipefail
 
 build=(libseccomp-dev gcc make pkg-config)
-run=(nftables iproute2)
-test=(docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk curl dnsutils procps conntrack apache2-utils openssl)
+run=(nftables iproute2 curl ca-certificates)
+test=(docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl)
 bench=(etcd-server podman containerd runc crun)
 
 case "${1:-run}" in
