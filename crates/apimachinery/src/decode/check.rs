@@ -84,7 +84,8 @@ impl<'a> TypeCheck<'a> {
     }
 }
 
-fn json_kind(value: &Value) -> &'static str {
+/// What JSON calls the type of a value, as Go's decoder words it.
+pub fn json_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -77,23 +77,12 @@ pub fn syntax(format: BodyFormat, body: &[u8], kind: &str) -> Result<(Value, Vec
             let why = format!(
                 "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct \
                  {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-                type_name(&value)
+                decode::json_kind(&value)
             );
             Err(unrecognized(kind, &why, body))
         }
         Err(DecodeError::TooDeep) => Err(unrecognized(kind, &DecodeError::TooDeep.to_string(), body)),
         Err(error) => Err(unrecognized(kind, &format!("couldn't get version/kind; json parse error: {error}"), body)),
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 

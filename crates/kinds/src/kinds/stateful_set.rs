@@ -5,12 +5,12 @@ use mycelium_api::names::{is_dns1123_label, is_dns1123_subdomain};
 use mycelium_api::selector::Selector;
 use serde_json::{Value, json};
 
-use super::workload::{check_at_most_all, check_int_or_percent, check_template, is_zero};
+use super::workload::{check_at_most_all, check_int_or_percent, check_required_selector, check_template, is_zero};
 use crate::check::{not_negative, one_of, refuse};
-use crate::meta::{check_selector, controller_of};
+use crate::meta::controller_of;
 use crate::pod::defaults;
 use crate::table::{AGE_COLUMN, CONTAINERS, Column, IMAGES, NAME, age, containers, name, number};
-use crate::value::{at, each, ensure_object, fill, fill_zero, has, int, is_empty, list, same, text, within};
+use crate::value::{at, each, ensure_object, fill, fill_zero, has, int, list, same, text, within};
 use crate::{Errors, Generation, Kind, Part};
 
 pub static STATEFUL_SET: Kind = Kind {
@@ -126,15 +126,7 @@ fn check(set: &Value, errors: &mut Errors) {
     }
     let selector = &spec["selector"];
     let selector_path = path.child("selector");
-    if selector.is_null() {
-        errors.push(FieldError::required(&selector_path, ""));
-    } else {
-        check_selector(selector, &selector_path, errors);
-        if is_empty(selector) {
-            let detail = "empty selector is invalid for statefulset";
-            errors.push(FieldError::invalid(&selector_path, selector.clone(), detail));
-        }
-    }
+    check_required_selector(selector, &selector_path, "statefulset", errors);
     if let Ok(parsed) = Selector::from_value(selector) {
         check_template(&with_claims(spec), &parsed, &path, "StatefulSet", errors);
     }

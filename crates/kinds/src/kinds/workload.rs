@@ -23,19 +23,24 @@ pub fn check_not_negative(value: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// A selector that must be given and must not select everything; `kind` is how the message names its owner.
+pub fn check_required_selector(selector: &Value, path: &Path, kind: &str, errors: &mut Errors) {
+    if selector.is_null() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    check_selector(selector, path, errors);
+    if is_empty(selector) {
+        let detail = format!("empty selector is invalid for {kind}");
+        errors.push(FieldError::invalid(path, selector.clone(), detail));
+    }
+}
+
 /// Selector and template: the selector must be given, must not select everything, and must match the template.
 pub fn check_selector_and_template(spec: &Value, path: &Path, errors: &mut Errors) {
     let selector = &spec["selector"];
     let selector_path = path.child("selector");
-    if selector.is_null() {
-        errors.push(FieldError::required(&selector_path, ""));
-    } else {
-        check_selector(selector, &selector_path, errors);
-        if is_empty(selector) {
-            let detail = "empty selector is invalid for deployment";
-            errors.push(FieldError::invalid(&selector_path, selector.clone(), detail));
-        }
-    }
+    check_required_selector(selector, &selector_path, "deployment", errors);
     match Selector::from_value(selector) {
         Ok(parsed) => check_template(spec, &parsed, path, "ReplicaSet", errors),
         Err(_) => errors.push(FieldError::invalid(&selector_path, selector.clone(), "invalid label selector")),

@@ -9,21 +9,20 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams};
+use mycelium_net::NetConfig;
 use serde_json::{Value, json};
-
-use super::config::Config;
 
 /// Field manager of the objects below.
 const MANAGER: &str = "mycelium-bootstrap";
 
 /// Applies the services; `api` is where pods reach the API server.
-pub async fn apply(client: &kube::Client, config: &Config, api: SocketAddr) -> Result<()> {
+pub async fn apply(client: &kube::Client, network: &NetConfig, api: SocketAddr) -> Result<()> {
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
-    put(&services, "kubernetes", &kubernetes_service(config)).await?;
+    put(&services, "kubernetes", &kubernetes_service(network.kubernetes_ip(), api.port())).await?;
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
     put(&slices, "kubernetes", &kubernetes_endpoints(api)).await?;
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
-    put(&services, "kube-dns", &dns_service(config.dns_ip())).await
+    put(&services, "kube-dns", &dns_service(network.dns())).await
 }
 
 async fn put<K>(api: &Api<K>, name: &str, object: &Value) -> Result<()>
@@ -35,15 +34,15 @@ where
     Ok(())
 }
 
-fn kubernetes_service(config: &Config) -> Value {
+fn kubernetes_service(address: Ipv4Addr, port: u16) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": config.api_service_ip().to_string(),
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.listen.port().max(1)}],
+            "clusterIP": address.to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     })
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
+use mycelium_net::NetConfig;
 use serde::Deserialize;
 
 /// Where everything is kept unless told otherwise.
@@ -72,18 +73,9 @@ impl Config {
         })
     }
 
-    /// The address of the cluster's DNS service: the tenth of the service range, as is the custom.
-    pub fn dns_ip(&self) -> std::net::Ipv4Addr {
-        self.service_ip(10)
-    }
-
-    /// The address of the `kubernetes` service: the first of the service range.
-    pub fn api_service_ip(&self) -> std::net::Ipv4Addr {
-        self.service_ip(1)
-    }
-
-    fn service_ip(&self, offset: u32) -> std::net::Ipv4Addr {
-        (u32::from(self.service_cidr.network()) + offset).into()
+    /// What the pod network of instance `id` is told; the fixed addresses of the ranges come from it too.
+    pub fn network(&self, id: &str) -> NetConfig {
+        NetConfig::new(id, self.pod_cidr, self.service_cidr)
     }
 }
 
@@ -143,7 +135,7 @@ mod tests {
         let config = Config::load(flags, Some(file.path())).unwrap();
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.pod_cidr.to_string(), "10.1.0.0/16");
-        assert_eq!(config.dns_ip().to_string(), "10.96.0.10");
+        assert_eq!(config.network("000000").dns().to_string(), "10.96.0.10");
         assert_eq!(config.data_dir, Path::new(DEFAULT_DATA_DIR));
     }
 

@@ -36,8 +36,6 @@ use super::instance::{Instance, Record};
 use super::{bootstrap, sources};
 use crate::commands::status::node_ready;
 
-/// DNS suffix of the cluster.
-const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Worker threads: the engine mostly waits, and each thread costs memory.
 const WORKERS_MAX: usize = 4;
 /// How long requests in flight may take after SIGTERM.
@@ -80,18 +78,15 @@ struct Api {
 
 async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<()> {
     let signal = stop_signal()?;
-    let network = tokio::spawn(Network::setup(NetConfig::new(&instance.id(), config.pod_cidr, config.service_cidr)));
-    let api = api(config, instance)?;
+    let plan = config.network(&instance.id());
+    let network = tokio::spawn(Network::setup(plan.clone()));
+    let api = api(config, instance, &plan)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(api.server.clone(), api.listener, stopped.clone()));
 
-    let server = api.server.clone();
-    let client = move |user: &str, group: &str| {
-        let identity = Identity::new(user, &[group, "system:authenticated"]);
-        kube::Client::new(server.client_service(identity), "default")
-    };
-    let admin = client("system:mycelium", "system:masters");
+    let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
+    let admin = kube::Client::new(api.server.client_service(identity), "default");
     let options = mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()) };
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
@@ -104,10 +99,10 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     }
     tasks.spawn(serve(api.server.clone(), pods_api, stopped.clone()));
     tasks.spawn(ends_with(stopped.clone(), run_network(network.clone(), admin.clone())));
-    let node = node(config, instance, &api.env, &network, admin.clone())?;
+    let node = node(config, instance, &plan, &api.env, &network, admin.clone())?;
     api.server.set_node(node.service());
     tasks.spawn(run_node(node, stopped.clone()));
-    bootstrap::apply(&admin, config, pods_address).await?;
+    bootstrap::apply(&admin, &plan, pods_address).await?;
 
     instance.write_record(&record(config, &api.env, api.address))?;
     let ready = wait_node_ready(&admin, &config.node_name);
@@ -121,13 +116,13 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 }
 
 /// Opens the state and the keys, and takes the port.
-fn api(config: &Config, instance: &Instance) -> Result<Api> {
+fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let env = sources::real();
     let store = Store::open_file(&instance.path("state"), StoreOptions::default())?;
     let revision = store.revision();
     let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
-    let pki = Pki::load_or_create(&instance.path("pki"), env.clone(), &names(config, address))?;
+    let pki = Pki::load_or_create(&instance.path("pki"), env.clone(), &names(config, plan, address))?;
     pki.write_kubeconfig(&instance.path("admin.kubeconfig"), &format!("https://{}", reachable(address)))?;
     let root_ca = pki.ca_pem().to_owned();
     let mut settings = ApiConfig::new(store, env.clone(), pki);
@@ -137,15 +132,15 @@ fn api(config: &Config, instance: &Instance) -> Result<Api> {
 }
 
 /// All names and addresses that clients may call the API by.
-fn names(config: &Config, address: SocketAddr) -> Vec<String> {
+fn names(config: &Config, plan: &NetConfig, address: SocketAddr) -> Vec<String> {
     let mut names: Vec<String> =
         ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
             .map(str::to_owned)
             .into();
-    names.push("kubernetes.default.svc.cluster.local".to_owned());
+    names.push(format!("kubernetes.default.svc.{}", plan.cluster_domain));
     names.push(config.node_name.clone());
-    names.push(config.api_service_ip().to_string());
-    names.push(NetConfig::new("", config.pod_cidr, config.service_cidr).gateway().to_string());
+    names.push(plan.kubernetes_ip().to_string());
+    names.push(plan.gateway().to_string());
     if !address.ip().is_unspecified() {
         names.push(address.ip().to_string());
     }
@@ -188,7 +183,14 @@ async fn serve(server: ApiServer, listener: TcpListener, stopped: watch::Receive
     }
 }
 
-fn node(config: &Config, instance: &Instance, env: &Env, network: &Network, client: kube::Client) -> Result<Node> {
+fn node(
+    config: &Config,
+    instance: &Instance,
+    plan: &NetConfig,
+    env: &Env,
+    network: &Network,
+    client: kube::Client,
+) -> Result<Node> {
     Ok(Node::new(NodeConfig {
         client,
         env: env.clone(),
@@ -199,7 +201,7 @@ fn node(config: &Config, instance: &Instance, env: &Env, network: &Network, clie
         name: config.node_name.clone(),
         ips: vec![network.node_ip().to_string()],
         pod_cidr: Some(config.pod_cidr.to_string()),
-        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        cluster_domain: plan.cluster_domain.clone(),
         shim: NodeConfig::own_shim(),
     })?)
 }

@@ -132,6 +132,11 @@ fn entry(content: Vec<u8>, mode: i32, sources: &Sources<'_>) -> Entry {
     Entry { content, mode: (mode as u32 & 0o777) | group_reads, owner: None }
 }
 
+/// What a volume shows of an object that does not exist: nothing if it may be missing.
+fn absent(kind: &'static str, name: &str, optional: bool) -> Result<Payload, PayloadError> {
+    if optional { Ok(Payload::new()) } else { Err(PayloadError::Missing { kind, name: name.into() }) }
+}
+
 fn config_map(
     name: &str,
     items: Option<&[KeyToPath]>,
@@ -140,13 +145,7 @@ fn config_map(
     sources: &Sources<'_>,
 ) -> Result<Payload, PayloadError> {
     let optional = optional == Some(true);
-    let Some(map) = sources.objects.config_maps.get(name) else {
-        return if optional {
-            Ok(Payload::new())
-        } else {
-            Err(PayloadError::Missing { kind: "configmap", name: name.into() })
-        };
-    };
+    let Some(map) = sources.objects.config_maps.get(name) else { return absent("configmap", name, optional) };
     select(&map_content(map), items, optional, mode, sources, ("configmap", "config"))
 }
 
@@ -163,13 +162,7 @@ fn secret(
     sources: &Sources<'_>,
 ) -> Result<Payload, PayloadError> {
     let optional = optional == Some(true);
-    let Some(secret) = sources.objects.secrets.get(name) else {
-        return if optional {
-            Ok(Payload::new())
-        } else {
-            Err(PayloadError::Missing { kind: "secret", name: name.into() })
-        };
-    };
+    let Some(secret) = sources.objects.secrets.get(name) else { return absent("secret", name, optional) };
     select(&secret_content(secret), items, optional, mode, sources, ("", "secret"))
 }
 
