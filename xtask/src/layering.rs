@@ -19,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-net", &["mycelium-api", "mycelium-linux"]),
     ("mycelium-image", &["mycelium-api", "mycelium-linux"]),
     ("mycelium-node", &["mycelium-api", "mycelium-linux", "mycelium-net", "mycelium-image"]),
+    ("mycelium-rhizomorph", &[]),
+    ("mycelium-endophyte", &["mycelium-linux", "mycelium-rhizomorph"]),
     ("mycelium", &["*"]),
     ("mycelium-sim", &["*"]),
     ("mycelium-bench", &[]),

@@ -1,0 +1,1 @@
+//! One QEMU: starting, controlling, checkpointing and restoring it.
