@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-image", &["mycelium-api", "mycelium-linux"]),
     ("mycelium-node", &["mycelium-api", "mycelium-linux", "mycelium-net", "mycelium-image"]),
     ("mycelium-rhizomorph", &[]),
-    ("mycelium-endophyte", &["mycelium-linux", "mycelium-rhizomorph"]),
+    ("mycelium-endophyte", &["mycelium-api", "mycelium-linux", "mycelium-rhizomorph"]),
     ("mycelium", &["*"]),
     ("mycelium-sim", &["*"]),
     ("mycelium-bench", &[]),

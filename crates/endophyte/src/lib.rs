@@ -3,6 +3,10 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`clock`] | monotonic time, passed in |
+//! | [`codec`] | an epoch as bytes: pages that changed, checksummed and bound to their place |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
 
+pub mod clock;
+pub mod codec;
 pub mod machine;
