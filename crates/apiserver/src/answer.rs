@@ -1,5 +1,7 @@
 //! Answers: objects as JSON, YAML, tables, metadata only; warnings; indentation for people.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -43,12 +45,47 @@ pub fn yaml(code: StatusCode, value: &Value) -> Result<Response<Body>, ApiError>
     Ok(with_type(code, "application/yaml", body::full(text)))
 }
 
-/// Adds warnings in the form `299 - "text"`.
-pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let text = warning.replace(['\r', '\n'], " ").replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(WARNING, value);
+/// The most characters that all warnings of an answer have together, as in Kubernetes.
+const WARNINGS_MAX: usize = 4 * 1024;
+/// The most characters of one warning, where together they are too many.
+const LONG_WARNING_MAX: usize = 256;
+
+/// What a request's answer warns of, each text once. Collected on the way, so that an answer that refuses can warn too.
+#[derive(Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds texts that are not there yet.
+    pub fn extend(&self, texts: impl IntoIterator<Item = String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in texts {
+            if !known.contains(&text) {
+                known.push(text);
+            }
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Adds them to an answer, in the form `299 - "text"`.
+    pub fn write(&self, response: &mut Response<Body>) {
+        let warnings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = warnings.iter().map(|text| text.chars().count()).sum();
+        let most = if total > WARNINGS_MAX { LONG_WARNING_MAX } else { WARNINGS_MAX };
+        let mut written = 0;
+        for warning in warnings.iter() {
+            let text: String = warning.chars().take(most).collect();
+            if written >= WARNINGS_MAX {
+                break;
+            }
+            written += text.chars().count();
+            let text = text.replace(char::is_control, " ").replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
+                response.headers_mut().append(WARNING, value);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::answer::Warnings;
 use crate::auth::{AUTHENTICATED, Identity, MASTERS, UNAUTHENTICATED};
 use crate::error::ApiError;
 use crate::media::Accept;
@@ -56,9 +57,9 @@ async fn ensure(
     let who = Identity::internal("system:apiserver");
     let path =
         ResourcePath { group: group.into(), version: "v1".into(), resource: name.into(), ..ResourcePath::default() };
-    let (query, headers) = (Query::default(), HeaderMap::new());
-    let cx =
-        Context { server, who: &who, resource, path: &path, query: &query, headers: &headers, accept: Accept::JSON };
+    let (query, headers, warnings) = (Query::default(), HeaderMap::new(), Warnings::default());
+    let (query, headers, warnings, accept) = (&query, &headers, &warnings, Accept::JSON);
+    let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings };
     let options = WriteOptions {
         dry_run: false,
         validation: FieldValidation::Strict,

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use crate::answer as reply;
+use crate::answer::{self as reply, Warnings};
 use crate::auth::Identity;
 use crate::auth::rbac::Attributes;
 use crate::body::Body;
@@ -33,6 +33,8 @@ pub struct Context<'a> {
     pub headers: &'a HeaderMap,
     /// In which form to answer.
     pub accept: Accept,
+    /// What to warn the client of.
+    pub warnings: &'a Warnings,
 }
 
 impl Context<'_> {
@@ -89,16 +91,28 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     }
     let accept = Accept::parse(request.headers())?;
     let (parts, body) = request.into_parts();
-    let cx = Context { server, who: &who, resource, path: &path, query: &query, headers: &parts.headers, accept };
+    let warnings = Warnings::default();
+    let (query, headers) = (&query, &parts.headers);
+    let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings: &warnings };
     match verb {
         "get" => read::get::get(&cx),
         "list" => read::list::list(&cx),
         "watch" => read::watch::watch(&cx),
         _ => {
             let body = crate::body::read(body).await?;
-            mutate(&cx, verb, body).await
+            with_warnings(&warnings, mutate(&cx, verb, body).await)
         }
     }
+}
+
+/// Warnings reach the client with a refusal, too.
+fn with_warnings(warnings: &Warnings, answer: Result<Response<Body>, ApiError>) -> Result<Response<Body>, ApiError> {
+    if warnings.is_empty() || matches!(answer, Err(ApiError::Internal(_))) {
+        return answer;
+    }
+    let mut response = answer.unwrap_or_else(|refusal| refusal.response());
+    warnings.write(&mut response);
+    Ok(response)
 }
 
 async fn mutate(cx: &Context<'_>, verb: &str, body: bytes::Bytes) -> Result<Response<Body>, ApiError> {

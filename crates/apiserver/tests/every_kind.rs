@@ -196,7 +196,9 @@ async fn no_body_makes_the_server_fail() {
                     *slot = value.clone();
                 }
                 let reply = api.post(&path, &body).await;
-                if reply.code.is_server_error() {
+                // A wrong Binding is the one body that Kubernetes answers with a 500 of its own wording.
+                let binding = resource.kind == "Binding" && reply.message().contains("target.");
+                if reply.code.is_server_error() && !binding {
                     faults.push(format!("{} {place} = {value}: {}", resource.kind, reply.message()));
                 }
             }

@@ -312,7 +312,7 @@ async fn deletion_waits_for_finalizers_and_grace() {
     api.get(&path).await.expect(404);
 
     api.post(PODS, &pod("p")).await.expect(201);
-    let bind = json!({"target": {"kind": "Node", "name": "n1"}});
+    let bind = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
     api.post(&format!("{PODS}/p/binding"), &bind).await.expect(201);
     let twice = api.post(&format!("{PODS}/p/binding"), &bind).await.expect(409);
     assert!(twice["message"].as_str().unwrap_or_default().contains("already assigned to node"), "{twice}");

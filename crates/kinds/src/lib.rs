@@ -257,11 +257,22 @@ impl Kind {
         once_each(errors)
     }
 
-    /// What a client should know about an object that is accepted all the same: the texts of its warnings.
+    /// What a client should know about a new object that is accepted all the same: the texts of its warnings.
     pub fn warnings(&self, object: &Value) -> Vec<String> {
-        let mut warnings = meta::warnings(object);
+        if self.is_custom() {
+            return meta::warnings(object);
+        }
+        let mut warnings = Vec::new();
         (self.advice)(object, &mut warnings);
         warnings
+    }
+
+    /// The same of an update. Built-in kinds speak of their desired state when it changes, pods not at all: people
+    /// seldom change them by hand.
+    pub fn update_warnings(&self, new: &Value, old: &Value, part: Part) -> Vec<String> {
+        let generation = |object| value::int(object, &["metadata", "generation"]);
+        let quiet = !self.is_custom() && (self.kind == "Pod" || generation(new) == generation(old));
+        if part != Part::Main || quiet { Vec::new() } else { self.warnings(new) }
     }
 
     /// What is wrong with a name (or, with `generate`, with the prefix of a generated one).

@@ -262,8 +262,9 @@ pub fn warnings(object: &Value) -> Vec<String> {
     texts(object, &["metadata", "finalizers"])
         .filter(plain)
         .map(|finalizer| {
+            let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
             format!(
-                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
             )
         })
         .collect()

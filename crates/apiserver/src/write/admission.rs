@@ -1,5 +1,7 @@
 //! What Kubernetes' built-in admission does to objects on their way in.
 
+use std::sync::Arc;
+
 use mycelium_kinds::admission;
 use mycelium_store::{Expect, Op};
 use serde_json::{Value, json};
@@ -16,9 +18,17 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
     if cx.resource.is_core("pods") {
         pod(cx, object)?;
     }
+    if cx.resource.is_core("persistentvolumeclaims") {
+        limit_claim(cx, object)?;
+    }
     if cx.resource.is_core("namespaces") {
         return Ok(default_account(cx, object));
     }
+    Ok(Vec::new())
+}
+
+/// Adds to a new object what depends on nothing but the request, once its kind has prepared it.
+pub fn prepared(cx: &Context<'_>, object: &mut Value) {
     if cx.resource.kind() == "CustomResourceDefinition" {
         definition::establish(object, None, &cx.server.env.now_rfc3339());
     }
@@ -26,13 +36,15 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
         object["spec"]["username"] = json!(cx.who.user);
         object["spec"]["groups"] = json!(cx.who.groups);
     }
-    Ok(Vec::new())
 }
 
 /// Changes an updated object, or refuses it.
 pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
     if cx.resource.kind() == "CustomResourceDefinition" && cx.subresource().is_none() {
         definition::establish(object, Some(old), &cx.server.env.now_rfc3339());
+    }
+    if cx.resource.is_core("persistentvolumeclaims") && cx.subresource().is_none() {
+        limit_claim(cx, object)?;
     }
     escalation::check(cx, object, Some(old))
 }
@@ -49,12 +61,72 @@ fn default_account(cx: &Context<'_>, namespace: &Value) -> Vec<Op> {
     vec![Op::Put { key, value: codec::encode(&account), expect: Expect::Absent }]
 }
 
+/// In the order of Kubernetes' plugins: what is refused depends on what came before.
 fn pod(cx: &Context<'_>, pod: &mut Value) -> Result<(), ApiError> {
+    let ranges = limit_ranges(cx)?;
+    for range in &ranges {
+        admission::limit_range::apply_defaults(pod, range);
+    }
     service_account(cx, pod)?;
     priority(cx, pod)?;
     admission::add_default_tolerations(pod);
-    admission::add_memory_pressure_toleration(pod);
+    runtime_class(cx, pod)?;
+    topology_labels(cx, pod)?;
+    let faults = ranges.iter().flat_map(|range| admission::limit_range::check_pod(pod, range)).collect();
+    within_limits(cx, pod, faults)
+}
+
+/// The LimitRanges of the request's namespace.
+fn limit_ranges(cx: &Context<'_>) -> Result<Vec<Arc<Value>>, ApiError> {
+    let prefix = format!("/registry/core/limitranges/{}/", cx.path.namespace);
+    let entries = cx.server.store.range(&prefix, None, 0, None).map_err(ApiError::internal)?.entries;
+    entries.iter().map(|entry| cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision)).collect()
+}
+
+fn limit_claim(cx: &Context<'_>, claim: &Value) -> Result<(), ApiError> {
+    let ranges = limit_ranges(cx)?;
+    let faults = ranges.iter().flat_map(|range| admission::limit_range::check_claim(claim, range)).collect();
+    within_limits(cx, claim, faults)
+}
+
+fn within_limits(cx: &Context<'_>, object: &Value, faults: Vec<String>) -> Result<(), ApiError> {
+    match faults.as_slice() {
+        [] => Ok(()),
+        [fault] => Err(ApiError::forbidden(subject(cx, object), fault)),
+        several => Err(ApiError::forbidden(subject(cx, object), format!("[{}]", several.join(", ")))),
+    }
+}
+
+fn runtime_class(cx: &Context<'_>, pod: &mut Value) -> Result<(), ApiError> {
+    let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default();
+    let class = match name {
+        "" => None,
+        name => stored(cx, &format!("/registry/node.k8s.io/runtimeclasses/{name}"))?,
+    };
+    admission::runtime_class::apply(pod, class.as_deref())
+        .map_err(|refusal| ApiError::forbidden(subject(cx, pod), refusal))
+}
+
+/// A pod that is created on a node carries the labels of the node's place.
+fn topology_labels(cx: &Context<'_>, pod: &mut Value) -> Result<(), ApiError> {
+    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else { return Ok(()) };
+    for (key, value) in node_place(cx, node)? {
+        pod["metadata"]["labels"][key] = value;
+    }
     Ok(())
+}
+
+/// The labels that say where a node is: its zone and its region.
+pub fn node_place(cx: &Context<'_>, node: &str) -> Result<Vec<(&'static str, Value)>, ApiError> {
+    let Some(node) = stored(cx, &format!("/registry/core/nodes/{node}"))? else { return Ok(Vec::new()) };
+    let labels = &node["metadata"]["labels"];
+    let keys = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+    Ok(keys.into_iter().map(|key| (key, labels[key].clone())).filter(|(_, value)| value.is_string()).collect())
+}
+
+fn stored(cx: &Context<'_>, key: &str) -> Result<Option<Arc<Value>>, ApiError> {
+    let entry = cx.server.store.get(key);
+    entry.map(|entry| cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision)).transpose()
 }
 
 fn subject(cx: &Context<'_>, pod: &Value) -> Subject {

@@ -11,7 +11,6 @@ use super::decode::{self, Expected};
 use super::options::WriteOptions;
 use super::services::Allocation;
 use super::update::Ownership;
-use crate::answer;
 use crate::body::Body;
 use crate::codec;
 use crate::error::{ApiError, Cause};
@@ -28,10 +27,9 @@ const TRIES: usize = 64;
 pub async fn create(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::parse(cx, "CreateOptions")?;
     let (object, warnings) = decode::object(cx, body, &Expected::of(cx), options.validation)?;
+    cx.warnings.extend(warnings);
     let entry = object_from(cx, object, &options, Ownership::Update).await?;
-    let mut response = shape::stored(cx, StatusCode::CREATED, &entry.value, entry.mod_revision)?;
-    answer::add_warnings(&mut response, &warnings);
-    Ok(response)
+    shape::stored(cx, StatusCode::CREATED, &entry.value, entry.mod_revision)
 }
 
 /// Creates a decoded object in the request's version.
@@ -83,6 +81,9 @@ fn place(cx: &Context<'_>, object: &mut Value) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Defaults, field ownership, admission, what the kind's storage adds, allocation, validation: each sees what those
+/// before it made. Fields belong to who sent them, so ownership comes before admission; storage adds last what
+/// depends on the whole object: the selector of a Job on its uid, the QoS class of a pod on its final resources.
 async fn finish(
     cx: &Context<'_>,
     mut object: Value,
@@ -93,11 +94,15 @@ async fn finish(
     let behaviour = resource.behaviour;
     resource.fill_defaults(&mut object);
     let object = &mut to_storage(cx, object);
-    behaviour.prepare_create(object);
     system_fields(cx, object);
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     namespace_guard(cx, &name)?;
+    if ownership == Ownership::Update {
+        own(cx, None, object, options);
+    }
     let more = admission::create(cx, object)?;
+    behaviour.prepare_create(object);
+    admission::prepared(cx, object);
     let mut allocation = Allocation::plan(cx, object, None);
     for _ in 0..TRIES {
         let mut stored = object.clone();
@@ -112,9 +117,7 @@ async fn finish(
                 errors,
             });
         }
-        if ownership == Ownership::Update {
-            own(cx, None, &mut stored, options);
-        }
+        cx.warnings.extend(behaviour.warnings(&stored));
         let key = resource.key(&cx.path.namespace, &name);
         let value = codec::encode(&stored);
         if options.dry_run {

@@ -15,7 +15,7 @@ use crate::answer;
 use crate::body::Body;
 use crate::codec;
 use crate::custom::definition;
-use crate::error::ApiError;
+use crate::error::{ApiError, Subject};
 use crate::read::filter::Filter;
 use crate::read::list;
 use crate::read::options::ListOptions;
@@ -221,20 +221,22 @@ pub async fn delete_named(
 }
 
 fn check_preconditions(cx: &Context<'_>, name: &str, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
-    let check = |wanted: &Option<String>, field: &str, label: &str| {
+    let check = |wanted: &Option<String>, field: &str, label: &str, why: &str| {
         let current = object["metadata"][field].as_str().unwrap_or_default();
         match wanted {
             Some(wanted) if wanted != current => Err(ApiError::Conflict {
-                subject: cx.subject_named(name),
+                // Kubernetes names the kind here, not the resource.
+                subject: Subject::new(cx.resource.group(), cx.resource.kind(), name),
                 message: format!(
-                    "Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {current}"
+                    "the {label} in the precondition ({wanted}) does not match the {label} in record ({current}). \
+                     The object might have been {why}"
                 ),
             }),
             _ => Ok(()),
         }
     };
-    check(&options.uid, "uid", "UID")?;
-    check(&options.resource_version, "resourceVersion", "ResourceVersion")
+    check(&options.uid, "uid", "UID", "deleted and then recreated")?;
+    check(&options.resource_version, "resourceVersion", "ResourceVersion", "modified")
 }
 
 /// Marks an object as deleted. Returns whether nothing holds it any more.

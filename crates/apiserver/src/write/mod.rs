@@ -1,7 +1,7 @@
 //! Writing: create, update, patch, delete, and what Kubernetes' admission adds on the way.
 //!
 //! ```text
-//!  decode ─► convert to storage version ─► default ─► prepare ─► admission ─► validate ─► managed fields ─► commit
+//!  decode ─► default ─► storage version ─► managed fields ─► admission ─► prepare ─► allocate ─► validate ─► commit
 //! ```
 //!
 //! An update is a pure function of the current object, tried again when somebody else was faster, unless the client

@@ -8,7 +8,6 @@ use super::create;
 use super::decode::{self, Expected};
 use super::options::WriteOptions;
 use super::update::{self, Change, Ownership};
-use crate::answer;
 use crate::body::Body;
 use crate::error::{ApiError, Cause};
 use crate::media::{self, BodyFormat, PatchFormat};
@@ -36,22 +35,20 @@ pub async fn patch(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
         return apply(cx, body, &options).await;
     }
     let patch = parse(format, body)?;
-    let mut warnings = Vec::new();
     let entry = update::modify(cx, &options, |old| {
-        warnings.clear();
         let object = if cx.subresource() == Some("scale") {
             let mut scale = mycelium_kinds::scale::of(old);
             let expected = Expected::kind("autoscaling", "v1", "Scale");
             scale["metadata"]["resourceVersion"] = Value::Null;
             let scale = patched(format, &expected, scale, &patch)?;
-            warnings.extend(decode::judge(scale.1, &expected, options.validation)?);
+            cx.warnings.extend(decode::judge(scale.1, &expected, options.validation)?);
             update::with_scale(cx, old, &scale.0)?
         } else {
             let mut seen = old.clone();
             // Only a patch that sets the resource version asks for one.
             seen["metadata"]["resourceVersion"].take();
             let (mut object, notes) = patched(format, &Expected::of(cx), seen, &patch)?;
-            warnings.extend(decode::judge(notes, &Expected::of(cx), options.validation)?);
+            cx.warnings.extend(decode::judge(notes, &Expected::of(cx), options.validation)?);
             if object["metadata"]["resourceVersion"].is_null() {
                 object["metadata"]["resourceVersion"] = json!("");
             }
@@ -63,13 +60,10 @@ pub async fn patch(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
         Ok(Change { object, ownership: Ownership::Update })
     })
     .await?;
-    let mut response = if cx.subresource() == Some("scale") {
-        update::scale_answer(cx, &entry)?
-    } else {
-        shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision)?
-    };
-    answer::add_warnings(&mut response, &warnings);
-    Ok(response)
+    match cx.subresource() {
+        Some("scale") => update::scale_answer(cx, &entry),
+        _ => shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision),
+    }
 }
 
 fn options_error(field: &str, why: &str) -> ApiError {
@@ -143,10 +137,9 @@ async fn apply(cx: &Context<'_>, body: &[u8], options: &WriteOptions) -> Result<
     update::check_url(cx, &config)?;
     notes.extend(decode::typed(&mut config, &expected)?);
     let warnings = decode::judge(notes, &expected, options.validation)?;
+    cx.warnings.extend(warnings);
     let (code, entry) = apply_or_create(cx, &config, options).await?;
-    let mut response = shape::stored(cx, code, &entry.value, entry.mod_revision)?;
-    answer::add_warnings(&mut response, &warnings);
-    Ok(response)
+    shape::stored(cx, code, &entry.value, entry.mod_revision)
 }
 
 async fn apply_or_create(

@@ -11,7 +11,6 @@ use super::decode::{self, Expected};
 use super::options::WriteOptions;
 use super::services::Allocation;
 use super::{admission, delete};
-use crate::answer;
 use crate::body::Body;
 use crate::codec;
 use crate::error::ApiError;
@@ -46,23 +45,21 @@ pub async fn put(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiErr
         return put_scale(cx, body, &options).await;
     }
     let (object, warnings) = decode::object(cx, body, &Expected::of(cx), options.validation)?;
+    cx.warnings.extend(warnings);
     check_url(cx, &object)?;
     let entry = modify(cx, &options, |_| Ok(Change { object: object.clone(), ownership: Ownership::Update })).await?;
-    let mut response = shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision)?;
-    answer::add_warnings(&mut response, &warnings);
-    Ok(response)
+    shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision)
 }
 
 async fn put_scale(cx: &Context<'_>, body: &[u8], options: &WriteOptions) -> Result<Response<Body>, ApiError> {
     let expected = Expected::kind("autoscaling", "v1", "Scale");
     let (scale, warnings) = decode::object(cx, body, &expected, options.validation)?;
+    cx.warnings.extend(warnings);
     check_url(cx, &scale)?;
     let entry =
         modify(cx, options, |old| Ok(Change { object: with_scale(cx, old, &scale)?, ownership: Ownership::Update }))
             .await?;
-    let mut response = scale_answer(cx, &entry)?;
-    answer::add_warnings(&mut response, &warnings);
-    Ok(response)
+    scale_answer(cx, &entry)
 }
 
 /// The object with the replicas, and the precondition, of a Scale.
@@ -155,6 +152,17 @@ pub async fn modify(
     Err(stale(cx))
 }
 
+/// An unmet precondition, in the words of Kubernetes' storage.
+pub fn unmet(cx: &Context<'_>, what: &str) -> String {
+    let place = if cx.resource.namespaced() { format!("{}/", cx.path.namespace) } else { String::new() };
+    format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{}/{place}{}, ResourceVersion: 0, AdditionalErrorMsg: \
+         Precondition failed: {what}",
+        cx.resource.name(),
+        cx.path.name
+    )
+}
+
 fn stale(cx: &Context<'_>) -> ApiError {
     let text = "the object has been modified; please apply your changes to the latest version and try again";
     ApiError::Conflict { subject: cx.subject(), message: text.to_owned() }
@@ -169,7 +177,7 @@ fn precondition(cx: &Context<'_>, new: &Value, old: &Value) -> Result<bool, ApiE
         let current = old["uid"].as_str().unwrap_or_default();
         return Err(ApiError::Conflict {
             subject: cx.subject(),
-            message: format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"),
+            message: unmet(cx, &format!("UID in precondition: {uid}, UID in object meta: {current}")),
         });
     }
     match new["resourceVersion"].as_str() {
@@ -216,6 +224,9 @@ fn prepare(
         }
         return Ok(Prepared { object, allocation: Allocation::default() });
     }
+    if ownership == Ownership::Update {
+        create::own(cx, Some(old), &mut object, options);
+    }
     behaviour.prepare_update(&mut object, old, part);
     admission::update(cx, &mut object, old)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
@@ -225,9 +236,7 @@ fn prepare(
     if !errors.is_empty() {
         return Err(invalid(cx, errors));
     }
-    if ownership == Ownership::Update {
-        create::own(cx, Some(old), &mut object, options);
-    }
+    cx.warnings.extend(behaviour.update_warnings(&object, old, part));
     Ok(Prepared { object, allocation })
 }
 

@@ -104,16 +104,6 @@ pub fn add_default_tolerations(pod: &mut Value) {
     append_tolerations(pod, missing);
 }
 
-/// Lets a pod that takes memory stay on a node that is short of it, as far as scheduling goes.
-pub fn add_memory_pressure_toleration(pod: &mut Value) {
-    let key = "node.kubernetes.io/memory-pressure";
-    let class = crate::pod::qos::class(&pod["spec"]);
-    let given = list(pod, &["spec", "tolerations"]).iter().any(|toleration| text(toleration, &["key"]) == key);
-    if class != "BestEffort" && !given {
-        append_tolerations(pod, vec![json!({"key": key, "operator": "Exists", "effect": "NoSchedule"})]);
-    }
-}
-
 fn append_tolerations(pod: &mut Value, more: Vec<Value>) {
     if more.is_empty() {
         return;
