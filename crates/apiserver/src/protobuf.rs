@@ -1,14 +1,15 @@
 //! Request bodies in protocol buffers, which typed clients (`kubectl create namespace`) send without asking.
 //!
 //! Decoded to the JSON value that the same client would have sent as JSON; answers are always JSON, which every client
-//! reads. Field numbers come from `data/protobuf.txt`, whose lines read `number name mark+type`:
+//! reads. Field numbers come from `data/protobuf.txt` (`cargo xtask protobuf`), whose lines read `number name mark+type`:
 //!
 //! | mark | the field is | | type | value |
 //! |---|---|---|---|---|
 //! | `!` | always written, its zero means nothing | | `s b i d y` | string, bool, integer, double, bytes |
-//! | `?` | written if it is set | | `m<name>` | message |
-//! | `*` | repeated | | `t u n` | time, time with microseconds, duration |
-//! | `%` | a map from strings | | `q o j l` | quantity, integer or string, JSON, list of strings |
+//! | `=` | always written, its zero is shown in JSON | | `m<name>` | message |
+//! | `?` | written if it is set | | `t u` | time, time with microseconds |
+//! | `*` | repeated | | `q o j l` | quantity, integer or string, JSON, list of strings |
+//! | `%` | a map from strings | | `B A S` | a JSON schema, or a boolean, a list of schemas, a list of strings |
 //! | `~` | a message whose fields belong to the outer one | | | |
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 const MAGIC: &[u8] = b"k8s\0";
 const MAX_DEPTH: usize = 64;
+const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
 
 /// Why bytes are not an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,7 +140,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
             }
             (mark, item) => {
                 let value = value(field, &item, depth)?;
-                if mark == b'?' || !is_zero(&value) {
+                if matches!(mark, b'?' | b'=') && !value.is_null() || !is_zero(&value) {
                     object.insert(field.name.to_owned(), value);
                 }
             }
@@ -193,18 +195,45 @@ fn value(field: &Field, item: &Item<'_>, depth: usize) -> Result<Value, Protobuf
             None => Ok(Value::Null),
         },
         (b'o', Item::Bytes(bytes)) => int_or_string(bytes),
-        (b'n', Item::Bytes(bytes)) => Ok(json!(format!("{}s", number(bytes, 1) / 1_000_000_000))),
-        (b'l', Item::Bytes(bytes)) => {
+        (b'l', Item::Bytes(bytes)) => strings(bytes, 1),
+        (b'B', Item::Bytes(bytes)) => match first(bytes, 2) {
+            Some(schema) => schema_of(schema, depth),
+            None => Ok(json!(number(bytes, 1) != 0)),
+        },
+        (b'A', Item::Bytes(bytes)) => {
             let mut list = Vec::new();
             for item in Wire(bytes) {
-                if let (1, Item::Bytes(text)) = item? {
-                    list.push(json!(string(text)));
+                if let (2, Item::Bytes(schema)) = item? {
+                    list.push(schema_of(schema, depth)?);
                 }
             }
-            Ok(json!(list))
+            if list.is_empty() {
+                first(bytes, 1).map_or(Ok(Value::Null), |s| schema_of(s, depth))
+            } else {
+                Ok(json!(list))
+            }
         }
+        (b'S', Item::Bytes(bytes)) => match first(bytes, 1) {
+            Some(schema) => schema_of(schema, depth),
+            None => strings(bytes, 2),
+        },
         _ => Err(wrong()),
     }
+}
+
+fn schema_of(bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
+    message(SCHEMA, bytes, depth + 1).map(Value::Object)
+}
+
+fn strings(bytes: &[u8], wanted: u64) -> Result<Value, ProtobufError> {
+    let mut list = Vec::new();
+    for item in Wire(bytes) {
+        match item? {
+            (number, Item::Bytes(text)) if number == wanted => list.push(json!(string(text))),
+            _ => {}
+        }
+    }
+    Ok(json!(list))
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, ProtobufError> {
@@ -337,6 +366,34 @@ mod tests {
         let spec = bytes(2, &[8, 0, 40, 0]);
         let object = decode(&envelope("apps/v1", "Deployment", &[metadata, spec].concat())).expect("decodes");
         assert_eq!(object["spec"], json!({"replicas": 0}));
+    }
+
+    /// Without nulls, which mean nothing in built-in kinds, but for those in a JSON value of its own.
+    fn without_nulls(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|_, value| !value.is_null());
+                map.values_mut().for_each(without_nulls);
+            }
+            Value::Array(list) => list.iter_mut().for_each(without_nulls),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn both_encodings_of_an_object_are_one() {
+        let mut count = 0;
+        for line in include_str!("../tests/data/protobuf.jsonl").lines() {
+            let mut sample: Value = serde_json::from_str(line).expect("a sample");
+            let bytes = STANDARD.decode(sample["protobuf"].as_str().expect("bytes")).expect("base64");
+            let mut expected = sample["json"].take();
+            let mut decoded = decode(&bytes).expect("decodes");
+            without_nulls(&mut expected);
+            without_nulls(&mut decoded);
+            assert_eq!(decoded, expected, "{}", expected["kind"]);
+            count += 1;
+        }
+        assert!(count >= 40, "{count} samples");
     }
 
     #[test]
