@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`clock`] | monotonic time, passed in |
 //! | [`codec`] | an epoch as bytes: pages that changed, checksummed and bound to their place |
+//! | [`group`] | who runs the VM, which output may leave, who takes over |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
 
 pub mod clock;
 pub mod codec;
+pub mod group;
 pub mod machine;

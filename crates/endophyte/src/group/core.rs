@@ -1,0 +1,306 @@
+//! The protocol without time: what a member does when told something. It may be told to stand for election, or that a
+//! peer is lost, at any moment; when that is wise is decided by [`super::Member`], and no guarantee depends on it.
+//!
+//! ```text
+//!              campaign                     majority, and holds what was released
+//!  Follower ─────────────► Candidate ─────────────────────────────────► Primary
+//!     ▲  ▲                     │                                           │ hand_over
+//!     │  └─────────────────────┘ a vote for another                        ▼
+//!     └──────────────────────────────── a primary of a later term ── HandedOver
+//! ```
+//! Beside the role a member has data: nothing, a whole epoch, or the running guest. A guest may outlive the role (its
+//! term was used up, and nobody else was elected): it releases nothing then, and its member stands for election.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::election::How;
+use super::message::{Ballot, Message};
+use super::mutation::{Fault, Faults};
+use super::output::{Output, Start};
+use super::types::{Config, Durable, Name, Position, Proposal, Quorum, Version};
+
+/// What a member has of the VM.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Data {
+    /// Nothing whole.
+    Nothing,
+    /// A whole epoch; `gap` when one after it was missed, so that it must be synced.
+    Replica { held: Position, gap: bool },
+    /// The guest, since this member was elected in term `reign`; its last sealed epoch.
+    Live { reign: u64, sealed: Position },
+}
+
+/// The part a member plays.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Role {
+    Follower { primary: Option<Name> },
+    Candidate(Standing),
+    Primary(Reign),
+    HandedOver { to: Name },
+}
+
+/// An election in which the member stands.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Standing {
+    pub how: How,
+    pub ballots: BTreeMap<Name, Ballot>,
+    pub certified: Option<(Name, Position)>,
+}
+
+/// What a primary knows.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Reign {
+    /// Quorums that must agree to whatever is proposed next.
+    pub under: Vec<Quorum>,
+    /// The configuration in force; none until the first of the term is settled.
+    pub settled: Option<Config>,
+    /// Proposals since, the last of which is pursued.
+    pub proposals: Vec<Config>,
+    pub peers: BTreeMap<Name, Peer>,
+    pub released: Option<u64>,
+    /// The number of the next proposal.
+    pub next: u64,
+}
+
+/// What a primary knows of another member.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Peer {
+    pub accepted: Version,
+    pub held: Option<Position>,
+    pub gap: bool,
+    pub lost: bool,
+    pub syncing: bool,
+}
+
+/// A member, without clocks.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Core {
+    pub(super) me: Name,
+    pub(super) durable: Durable,
+    pub(super) seen_term: u64,
+    pub(super) data: Data,
+    pub(super) role: Role,
+    /// The guest is paused for a migration.
+    pub(super) paused: bool,
+    pub(super) faults: Faults,
+}
+
+impl Core {
+    /// A member as it starts, with what is on disk. `held` is a whole epoch that provably survived and is no older than
+    /// what was acknowledged; normally none.
+    pub fn new(me: Name, durable: Durable, held: Option<Position>, faults: Faults) -> Self {
+        let data = held.map_or(Data::Nothing, |held| Data::Replica { held, gap: false });
+        Self { me, durable, seen_term: 0, data, role: Role::Follower { primary: None }, paused: false, faults }
+    }
+
+    /// Its term.
+    pub fn term(&self) -> u64 {
+        self.durable.term
+    }
+
+    /// The newest configuration it accepted.
+    pub fn proposal(&self) -> Option<&Arc<Proposal>> {
+        self.durable.proposal.as_ref()
+    }
+
+    /// The last whole epoch it holds as a backup.
+    pub fn held(&self) -> Option<Position> {
+        match self.data {
+            Data::Replica { held, .. } => Some(held),
+            _ => None,
+        }
+    }
+
+    /// The term to tag epochs with, while the guest runs here.
+    pub fn live_since(&self) -> Option<u64> {
+        match self.data {
+            Data::Live { reign, .. } => Some(reign),
+            _ => None,
+        }
+    }
+
+    /// Whom it follows.
+    pub fn following(&self) -> Option<&Name> {
+        match &self.role {
+            Role::Follower { primary } => primary.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the primary of its term.
+    pub fn is_primary(&self) -> bool {
+        matches!(self.role, Role::Primary(_))
+    }
+
+    pub(super) fn ballot(&self) -> Ballot {
+        Ballot { held: self.held(), proposal: self.durable.proposal.clone() }
+    }
+
+    /// A message from another member.
+    pub fn receive(&mut self, from: &Name, message: Message, out: &mut Vec<Output>) {
+        match message {
+            Message::Propose { term, proposal } => self.on_propose(from, term, proposal, out),
+            Message::Report { term, accepted, settled, held, gap, echo } => {
+                let peer = Peer { accepted, held, gap, ..Peer::default() };
+                self.on_report(from, term, settled, peer, echo.is_some(), out);
+            }
+            Message::Stale { term } => self.seen_term = self.seen_term.max(term),
+            Message::VoteRequest { term, .. } => self.on_vote_request(from, term, out),
+            Message::Vote { term, ballot } => self.on_vote(from, term, ballot, out),
+            Message::HandOver { term, ballot, certified } => self.on_hand_over(from, term, ballot, certified, out),
+            // These concern time: the member around this core answers them.
+            Message::Heartbeat { .. } | Message::PreVote { .. } | Message::PreVoteReply { .. } => {}
+        }
+    }
+
+    pub(super) fn persist(&self, out: &mut Vec<Output>) {
+        out.push(Output::Persist(self.durable.clone()));
+    }
+
+    pub(super) fn send(&self, to: &Name, message: Message, out: &mut Vec<Output>) {
+        if *to != self.me {
+            out.push(Output::Send { to: to.clone(), message });
+        }
+    }
+
+    /// Everyone the member knows of: those in its configuration, and voters of quorums it was proposed under.
+    pub(super) fn everyone(&self) -> BTreeSet<Name> {
+        let Some(proposal) = &self.durable.proposal else { return BTreeSet::new() };
+        let voters = proposal.quorums().into_iter().flat_map(|quorum| quorum.voters);
+        proposal.config.members().cloned().chain(voters).filter(|name| *name != self.me).collect()
+    }
+
+    /// What the member has, for its primary.
+    pub fn report(&self, echo: Option<u64>) -> Message {
+        let proposal = self.durable.proposal.as_ref();
+        Message::Report {
+            term: self.durable.term,
+            accepted: proposal.map(|proposal| proposal.config.version).unwrap_or_default(),
+            settled: proposal.is_some_and(|proposal| proposal.settled),
+            held: self.held(),
+            gap: matches!(self.data, Data::Replica { gap: true, .. }),
+            echo,
+        }
+    }
+
+    fn report_to_primary(&self, out: &mut Vec<Output>) {
+        if let Role::Follower { primary: Some(primary) } = &self.role {
+            self.send(primary, self.report(None), out);
+        }
+    }
+
+    pub(super) fn stop_guest(&mut self, out: &mut Vec<Output>) {
+        if let Data::Live { .. } = self.data {
+            out.push(Output::StopGuest);
+            self.data = Data::Nothing;
+            self.paused = false;
+        }
+    }
+
+    fn on_propose(&mut self, from: &Name, term: u64, proposal: Arc<Proposal>, out: &mut Vec<Output>) {
+        if term < self.durable.term {
+            return self.send(from, Message::Stale { term: self.durable.term }, out);
+        }
+        if proposal.config.primary != *from
+            || proposal.config.version.term != term
+            || self.is_primary() && term == self.term()
+        {
+            return;
+        }
+        self.stop_guest(out);
+        let before = self.durable.clone();
+        if term > self.durable.term {
+            self.durable.term = term;
+            self.durable.vote = Some(from.clone());
+        }
+        self.role = Role::Follower { primary: Some(from.clone()) };
+        let rank = |proposal: &Proposal| (proposal.config.version, proposal.settled);
+        if self.durable.proposal.as_ref().is_none_or(|own| rank(own) < rank(&proposal)) {
+            self.durable.proposal = Some(proposal);
+        }
+        if self.durable != before {
+            self.persist(out);
+        }
+        self.report_to_primary(out);
+    }
+
+    fn on_vote_request(&mut self, from: &Name, term: u64, out: &mut Vec<Output>) {
+        if self.durable.proposal.is_none() || self.is_primary() {
+            return;
+        }
+        if term < self.durable.term {
+            return self.send(from, Message::Stale { term: self.durable.term }, out);
+        }
+        let again = self.durable.vote.as_ref() == Some(from) || self.faults.has(Fault::VotesTwice);
+        if term == self.durable.term && !again {
+            return;
+        }
+        if term > self.durable.term {
+            self.durable.term = term;
+            self.durable.vote = Some(from.clone());
+            self.role = Role::Follower { primary: None };
+            self.persist(out);
+        }
+        self.send(from, Message::Vote { term, ballot: self.ballot() }, out);
+    }
+
+    /// A whole epoch was received and verified. When it continues what is held it is committed and reported; otherwise
+    /// it is dropped.
+    pub fn arrived(&mut self, at: Position, out: &mut Vec<Output>) {
+        let late = at.term < self.durable.term && self.faults.has(Fault::NoVoteFencing);
+        let followed = matches!(self.role, Role::Follower { primary: Some(_) }) && at.term == self.durable.term;
+        let Data::Replica { held, gap: false } = self.data else { return };
+        let Some(config) = self.durable.proposal.as_ref().map(|proposal| &proposal.config) else { return };
+        if !(followed || late) || config.version.term != at.term || at <= held {
+            return;
+        }
+        let first = at.epoch == config.base.epoch + 1;
+        let parent = if first { config.base } else { Position::new(at.term, at.epoch.saturating_sub(1)) };
+        if held == parent || self.faults.has(Fault::AppliesOverGap) {
+            self.data = Data::Replica { held: at, gap: false };
+            out.push(Output::Commit(at));
+        } else {
+            self.data = Data::Replica { held, gap: true };
+        }
+        if late {
+            let Message::Report { accepted, settled, held, gap, echo, .. } = self.report(None) else { return };
+            let report = Message::Report { term: at.term, accepted, settled, held, gap, echo };
+            return self.send(&config.primary.clone(), report, out);
+        }
+        self.report_to_primary(out);
+    }
+
+    /// The replica is about to be written in place, or failed: it is not whole any more.
+    pub fn replica_lost(&mut self, out: &mut Vec<Output>) {
+        if let Data::Replica { .. } = self.data {
+            self.data = Data::Nothing;
+            self.report_to_primary(out);
+        }
+    }
+
+    /// The replica is whole at a position.
+    pub fn synced(&mut self, at: Position, out: &mut Vec<Output>) {
+        if !matches!(self.data, Data::Live { .. }) {
+            self.data = Data::Replica { held: at, gap: false };
+            self.report_to_primary(out);
+        }
+    }
+
+    pub(super) fn start_guest(&mut self, out: &mut Vec<Output>) -> Position {
+        let term = self.durable.term;
+        let (base, start) = match self.data {
+            Data::Live { sealed, .. } => (sealed, None),
+            Data::Replica { held, .. } => (held, Some(Start::Promoted { from: held })),
+            Data::Nothing => (Position::new(term, 0), Some(Start::Cold)),
+        };
+        self.data = Data::Live { reign: term, sealed: base };
+        match start {
+            Some(from) => out.push(Output::StartGuest { term, from }),
+            None if self.paused => out.push(Output::ResumeGuest),
+            None => {}
+        }
+        self.paused = false;
+        base
+    }
+}

@@ -1,0 +1,713 @@
+//! One host's part in a group: the protocol core with clocks around it. Heartbeats, suspicion, pre-votes, the promise
+//! of a voter, the lease of a primary, and the steps of what an operator asks for.
+
+use std::collections::BTreeMap;
+
+use super::core::{Core, Role};
+use super::detector::{Bounds, Detector};
+use super::election::{How, Refusal};
+use super::leading::Change;
+use super::message::{Ballot, Message};
+use super::mutation::{Fault, Faults};
+use super::output::Output;
+use super::types::{Durable, Name, Position};
+
+/// The periods, in microseconds of the local clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between heartbeats. Default 10 ms.
+    pub heartbeat_us: u64,
+    /// How long a majority's answers to a heartbeat keep the output open, from when it was sent. Default 50 ms.
+    pub lease_us: u64,
+    /// How long a voter that heard the primary votes for nobody else. Longer than the lease by more than clocks can
+    /// differ in rate. Default 60 ms.
+    pub promise_us: u64,
+    /// The shortest silence that is suspicious. Default 60 ms.
+    pub suspect_min_us: u64,
+    /// A silence that always is. Default 1 s.
+    pub suspect_max_us: u64,
+    /// How long an operator's command may take. Default 2 s.
+    pub command_us: u64,
+    /// How long the target of a migration may take to be elected. Default 300 ms.
+    pub hand_over_us: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_us: 10_000,
+            lease_us: 50_000,
+            promise_us: 60_000,
+            suspect_min_us: 60_000,
+            suspect_max_us: 1_000_000,
+            command_us: 2_000_000,
+            hand_over_us: 300_000,
+        }
+    }
+}
+
+/// What a member is made with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub name: Name,
+    /// The periods.
+    pub timing: Timing,
+    /// A whole epoch that provably survived the last process; normally none.
+    pub held: Option<Position>,
+}
+
+impl Settings {
+    /// The default periods.
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self { name: name.into(), timing: Timing::default(), held: None }
+    }
+}
+
+/// What happens to a member.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A message of another member.
+    Message {
+        /// Its authenticated sender.
+        from: Name,
+        /// The message.
+        message: Message,
+    },
+    /// Time passed; at least every 5 ms.
+    Tick,
+    /// (Primary) the guest's epoch is sealed. Tag it with [`Member::live_since`] read after this input.
+    EpochSealed(u64),
+    /// (Backup) all of an epoch is here and verified. To be kept if the outputs say `Commit`, else dropped.
+    EpochHeld(Position),
+    /// (Backup) the replica is about to be written in place by a sync, or failed.
+    ReplicaLost,
+    /// (Backup) the replica is whole at this position.
+    SyncDone(Position),
+    /// (Primary) a sync that `BeginSync` asked for came to nothing.
+    SyncFailed(Name),
+    /// A connection to a member broke.
+    PeerDown(Name),
+    /// (Primary) the guest is paused as asked, this was its last epoch.
+    GuestPaused {
+        /// The epoch, sealed.
+        last: u64,
+    },
+    /// An operator's command; answered by [`Output::Answer`]. A new one replaces one that is not answered yet.
+    Command(Command),
+}
+
+/// What an operator can ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Start the VM from this host's disk: the first start, or after a loss of everything.
+    Start,
+    /// Take over here.
+    Promote {
+        /// Whatever it may lose.
+        force: bool,
+    },
+    /// Hand the VM over.
+    Migrate {
+        /// A backup; need not be in sync yet.
+        to: Name,
+    },
+    /// Give up the migration.
+    AbortMigration,
+    /// Change who belongs to the group.
+    Change(Change),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    pub detector: Detector,
+    pub lost: bool,
+    /// When the latest heartbeat was sent that it answered in this term.
+    pub answered_us: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Round {
+    how: How,
+    ballots: BTreeMap<Name, Ballot>,
+}
+
+#[derive(Clone, Debug)]
+enum Pending {
+    Take { how: How, force: bool, until_us: u64 },
+    Force { until_us: u64 },
+    Change { until_us: u64 },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Migration {
+    Converging { to: Name },
+    Pausing { to: Name },
+    Draining { to: Name, until_us: u64 },
+    HandedOver { until_us: u64 },
+}
+
+/// A member of a group. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub(super) core: Core,
+    pub(super) timing: Timing,
+    now_us: u64,
+    /// The promise of a voter: to whom, and until when.
+    promised_to: Option<Name>,
+    pub(super) promise_until_us: u64,
+    pub(super) watch: Detector,
+    pub(super) peers: BTreeMap<Name, Watch>,
+    peers_term: u64,
+    heartbeat_at_us: u64,
+    pub(super) open_until_us: Option<u64>,
+    told_until_us: u64,
+    pending_release: Option<u64>,
+    round_number: u64,
+    round: Round,
+    suspected_since_us: Option<u64>,
+    round_at_us: u64,
+    random: u64,
+    pending: Option<Pending>,
+    pub(super) migration: Option<Migration>,
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Member {
+    /// A member as its process starts, at `now_us` of a local clock that never stops nor goes back.
+    pub fn new(settings: Settings, durable: Durable, now_us: u64) -> Self {
+        Self::with_faults(settings, durable, now_us, Faults::default())
+    }
+
+    pub(super) fn with_faults(settings: Settings, durable: Durable, now_us: u64, faults: Faults) -> Self {
+        let Settings { name, timing, held } = settings;
+        let random = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        Self {
+            core: Core::new(name, durable, held, faults),
+            timing,
+            now_us,
+            promised_to: None,
+            // The former process may have promised just before it ended.
+            promise_until_us: now_us + timing.promise_us,
+            watch: Detector::new(bounds(&timing), timing.heartbeat_us, now_us),
+            peers: BTreeMap::new(),
+            peers_term: 0,
+            heartbeat_at_us: now_us,
+            open_until_us: None,
+            told_until_us: 0,
+            pending_release: None,
+            round_number: 0,
+            round: Round::default(),
+            suspected_since_us: None,
+            round_at_us: now_us,
+            random,
+            pending: None,
+            migration: None,
+            refusal: None,
+        }
+    }
+
+    /// The term with which the guest's epochs are tagged, while it runs here.
+    pub fn live_since(&self) -> Option<u64> {
+        self.core.live_since()
+    }
+
+    /// Whether it is the primary.
+    pub fn is_primary(&self) -> bool {
+        self.core.is_primary()
+    }
+
+    /// What it keeps on disk.
+    pub fn durable(&self) -> &Durable {
+        &self.core.durable
+    }
+
+    /// Something happened at `now_us`; the outputs are to be carried out in order.
+    pub fn handle(&mut self, now_us: u64, input: Input) -> Vec<Output> {
+        self.pass(now_us);
+        let mut raw = Vec::new();
+        let mut out = Vec::new();
+        match input {
+            Input::Message { from, message } => self.on_message(&from, message, &mut raw),
+            Input::Tick => {}
+            Input::EpochSealed(epoch) => self.core.sealed(epoch, &mut raw),
+            Input::EpochHeld(at) => self.core.arrived(at, &mut raw),
+            Input::ReplicaLost => self.core.replica_lost(&mut raw),
+            Input::SyncDone(at) => self.core.synced(at, &mut raw),
+            Input::SyncFailed(peer) => self.core.sync_failed(&peer),
+            Input::PeerDown(peer) => self.on_peer_down(&peer, &mut raw),
+            Input::GuestPaused { last } => self.on_guest_paused(last, &mut raw),
+            Input::Command(command) => self.on_command(command, &mut raw),
+        }
+        self.act(&mut raw);
+        self.gate(raw, &mut out);
+        out
+    }
+
+    /// Moves the clock. Time that passed unnoticed is not held against others.
+    fn pass(&mut self, now_us: u64) {
+        let passed = now_us.saturating_sub(self.now_us);
+        self.now_us = self.now_us.max(now_us);
+        if passed > 2 * self.timing.heartbeat_us {
+            self.watch.excuse(passed);
+            self.peers.values_mut().for_each(|peer| peer.detector.excuse(passed));
+        }
+    }
+
+    /// What is due by now, whatever happened.
+    fn act(&mut self, out: &mut Vec<Output>) {
+        if self.core.is_primary() {
+            self.lead(out);
+        } else {
+            self.peers.clear();
+            self.elect(out);
+        }
+        self.migrate(out);
+        self.answer(out);
+    }
+
+    fn on_message(&mut self, from: &Name, message: Message, out: &mut Vec<Output>) {
+        match message {
+            Message::Heartbeat { term, stamp } => {
+                if term < self.core.term() {
+                    return self.core.send(from, Message::Stale { term: self.core.term() }, out);
+                }
+                if term == self.core.term() && self.core.following() == Some(from) {
+                    self.heard_primary(from);
+                }
+                self.core.send(from, self.core.report(Some(stamp)), out);
+            }
+            Message::PreVote { round, by_hand, held } => self.on_pre_vote(from, round, by_hand, held, out),
+            Message::PreVoteReply { round, granted, term, ballot } => {
+                self.core.seen_term = self.core.seen_term.max(term);
+                if granted && round == self.round_number {
+                    self.round.ballots.insert(from.clone(), ballot);
+                    self.try_campaign(out);
+                }
+            }
+            Message::VoteRequest { handed_over, .. } if !handed_over && self.promised_to_another(from) => {}
+            Message::Report { term, echo, .. } => {
+                if term == self.core.term()
+                    && let Some(watch) = self.peers.get_mut(from)
+                {
+                    watch.detector.heard(self.now_us);
+                    watch.lost = false;
+                    watch.answered_us = watch.answered_us.max(echo.filter(|sent| *sent <= self.now_us));
+                }
+                self.core.receive(from, message, out);
+            }
+            message => {
+                let voted = matches!(message, Message::VoteRequest { .. });
+                let proposed = matches!(message, Message::Propose { .. });
+                let term = self.core.term();
+                self.core.receive(from, message, out);
+                if proposed && self.core.following() == Some(from) {
+                    self.heard_primary(from);
+                }
+                if voted && self.core.term() > term {
+                    // Leave the candidate time to win.
+                    self.delay_round(2 * self.timing.promise_us);
+                }
+            }
+        }
+    }
+
+    fn heard_primary(&mut self, from: &Name) {
+        if self.promised_to.as_ref() != Some(from) {
+            self.watch = Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us);
+            self.promised_to = Some(from.clone());
+        }
+        self.watch.heard(self.now_us);
+        self.promise_until_us = self.now_us + self.timing.promise_us;
+        self.suspected_since_us = None;
+    }
+
+    fn promised_to_another(&self, candidate: &Name) -> bool {
+        let promised = self.now_us < self.promise_until_us && self.promised_to.as_ref() != Some(candidate);
+        promised && !self.core.faults.has(Fault::PromiseBroken)
+    }
+
+    fn on_peer_down(&mut self, peer: &Name, out: &mut Vec<Output>) {
+        if self.core.is_primary() {
+            self.core.peer_lost(peer, out);
+            if let Some(watch) = self.peers.get_mut(peer) {
+                watch.lost = true;
+            }
+        } else if self.core.following() == Some(peer) {
+            self.watch.broken(self.now_us);
+        }
+    }
+
+    // --- Electing -----------------------------------------------------------------------------------------------
+
+    /// Whether the primary is thought lost here.
+    fn without_primary(&self) -> bool {
+        let promised = self.now_us < self.promise_until_us;
+        match &self.core.role {
+            Role::Follower { primary: Some(_) } => self.watch.suspects(self.now_us) && !promised,
+            Role::Follower { primary: None } | Role::Candidate(_) => !promised,
+            Role::HandedOver { .. } => {
+                !matches!(self.migration, Some(Migration::HandedOver { until_us }) if self.now_us < until_us)
+            }
+            Role::Primary(_) => false,
+        }
+    }
+
+    fn on_pre_vote(&mut self, from: &Name, round: u64, by_hand: bool, held: Option<Position>, out: &mut Vec<Output>) {
+        let followed = self.core.following() == Some(from);
+        let granted = match self.core.role {
+            Role::Primary(_) => false,
+            _ if by_hand || followed => !self.promised_to_another(from),
+            _ => self.without_primary(),
+        };
+        let granted = granted || self.core.faults.has(Fault::PromiseBroken);
+        if granted && (held >= self.core.held() || followed) && !by_hand {
+            self.delay_round(self.timing.promise_us / 2);
+        }
+        let reply = Message::PreVoteReply { round, granted, term: self.core.term(), ballot: self.core.ballot() };
+        self.core.send(from, reply, out);
+    }
+
+    fn delay_round(&mut self, us: u64) {
+        let jitter = self.jitter(us / 2);
+        self.round_at_us = self.round_at_us.max(self.now_us + us + jitter);
+    }
+
+    /// Stands for election when the primary is lost, one backup after the other.
+    fn elect(&mut self, out: &mut Vec<Output>) {
+        if matches!(self.pending, Some(Pending::Take { .. } | Pending::Force { .. })) {
+            return self.elect_by_hand(out);
+        }
+        let able = self.core.held().is_some() || self.core.live_since().is_some();
+        if !able || !self.without_primary() {
+            self.suspected_since_us = None;
+            return;
+        }
+        if self.suspected_since_us.is_none() {
+            self.suspected_since_us = Some(self.now_us);
+            let stagger = self.rank() * self.timing.heartbeat_us;
+            self.round_at_us = self.round_at_us.max(self.now_us + stagger);
+        }
+        if self.now_us >= self.round_at_us {
+            self.begin_round(How::Automatic, out);
+        }
+    }
+
+    /// How many should stand before this member.
+    fn rank(&self) -> u64 {
+        let Some(proposal) = self.core.proposal().filter(|_| self.core.live_since().is_none()) else { return 0 };
+        let holders = &proposal.config.holders;
+        holders.iter().position(|name| *name == self.core.me).unwrap_or(holders.len()) as u64
+    }
+
+    fn begin_round(&mut self, how: How, out: &mut Vec<Output>) {
+        self.round_number += 1;
+        self.round = Round { how, ballots: BTreeMap::new() };
+        self.round_at_us = self.now_us;
+        self.delay_round(2 * self.timing.heartbeat_us);
+        let ask = Message::PreVote { round: self.round_number, by_hand: how != How::Automatic, held: self.core.held() };
+        for name in self.core.everyone() {
+            self.core.send(&name, ask.clone(), out);
+        }
+        self.try_campaign(out);
+    }
+
+    fn try_campaign(&mut self, out: &mut Vec<Output>) {
+        let wanted = match self.round.how {
+            How::Automatic => self.without_primary(),
+            _ => matches!(self.pending, Some(Pending::Take { .. })),
+        };
+        if self.core.is_primary() || !wanted {
+            return;
+        }
+        match self.core.assess(self.round.ballots.clone(), self.round.how) {
+            Ok(_) => {
+                self.refusal = None;
+                // Answers that are still on their way belong to a past round.
+                self.round_number += 1;
+                self.core.campaign(self.round.how, out);
+                self.delay_round(self.timing.promise_us);
+            }
+            Err(refusal) => self.refusal = Some(refusal),
+        }
+    }
+
+    fn elect_by_hand(&mut self, out: &mut Vec<Output>) {
+        match self.pending.clone() {
+            Some(Pending::Take { force: true, until_us, .. }) if self.now_us >= until_us => {
+                self.core.campaign(How::Forced, out);
+                self.pending = Some(Pending::Force { until_us: self.now_us + 4 * self.timing.promise_us });
+            }
+            Some(Pending::Take { how, until_us, .. }) if self.now_us < until_us && self.now_us >= self.round_at_us => {
+                self.begin_round(how, out);
+            }
+            Some(Pending::Force { until_us }) if self.now_us >= until_us => {
+                self.core.win_forced(out);
+                self.start_lead(out);
+            }
+            _ => {}
+        }
+    }
+
+    // --- Leading ------------------------------------------------------------------------------------------------
+
+    fn start_lead(&mut self, out: &mut Vec<Output>) {
+        if self.core.is_primary() {
+            self.lead(out);
+        }
+    }
+
+    fn lead(&mut self, out: &mut Vec<Output>) {
+        if self.peers_term != self.core.term() || self.peers.is_empty() {
+            self.peers_term = self.core.term();
+            self.peers.clear();
+            self.heartbeat_at_us = self.now_us;
+            self.suspected_since_us = None;
+            self.refusal = None;
+        }
+        let everyone = self.core.everyone();
+        self.peers.retain(|name, _| everyone.contains(name));
+        for name in &everyone {
+            self.peers.entry(name.clone()).or_insert_with(|| Watch {
+                detector: Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us),
+                lost: false,
+                answered_us: None,
+            });
+        }
+        if self.now_us >= self.heartbeat_at_us {
+            self.heartbeat_at_us = self.now_us + self.timing.heartbeat_us;
+            let beat = Message::Heartbeat { term: self.core.term(), stamp: self.now_us };
+            everyone.iter().for_each(|name| self.core.send(name, beat.clone(), out));
+        }
+        for (name, peer) in &mut self.peers {
+            if !peer.lost && peer.detector.suspects(self.now_us) {
+                peer.lost = true;
+                self.core.peer_lost(name, out);
+            }
+        }
+        self.stand_again(out);
+    }
+
+    /// The term was used up by votes for others, of whom none was elected as far as is known: stands for the next one,
+    /// with the guest it has.
+    fn stand_again(&mut self, out: &mut Vec<Output>) {
+        if self.core.seen_term > self.core.term() && self.lease_until_us().is_none_or(|until| until <= self.now_us) {
+            self.core.campaign(How::Automatic, out);
+            self.delay_round(self.timing.promise_us);
+        }
+    }
+
+    /// Until when a majority keeps its promise to this primary.
+    pub(super) fn lease_until_us(&self) -> Option<u64> {
+        let proposal = self.core.proposal().filter(|_| self.core.is_primary())?;
+        let answered = |name: &Name| {
+            if *name == self.core.me {
+                Some(self.now_us)
+            } else {
+                self.peers.get(name).and_then(|peer| peer.answered_us)
+            }
+        };
+        let mut times: Vec<_> = self.peers.values().filter_map(|peer| peer.answered_us).chain([self.now_us]).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let since = times.into_iter().find(|since| proposal.majority(|name| answered(name) >= Some(*since)))?;
+        Some(since + self.timing.lease_us)
+    }
+
+    /// Passes outputs on, with the release of output made to depend on the lease.
+    fn gate(&mut self, raw: Vec<Output>, out: &mut Vec<Output>) {
+        for output in raw {
+            match output {
+                Output::Release { through } => self.pending_release = Some(through),
+                Output::StopGuest => {
+                    self.close("another host runs the VM", out);
+                    self.migration = None;
+                    out.push(Output::StopGuest);
+                }
+                other => out.push(other),
+            }
+        }
+        let settled = matches!(&self.core.role, Role::Primary(reign) if reign.settled.is_some());
+        let lease = if self.core.faults.has(Fault::NoLease) && settled {
+            Some(self.now_us + self.timing.lease_us)
+        } else {
+            self.lease_until_us()
+        };
+        match lease.filter(|until| settled && *until > self.now_us) {
+            Some(until_us) => self.open(until_us, out),
+            None if settled => self.close("not heard by a majority", out),
+            None => self.close("not the primary", out),
+        }
+    }
+
+    fn open(&mut self, until_us: u64, out: &mut Vec<Output>) {
+        let told = self.open_until_us.is_some() && until_us < self.told_until_us + self.timing.heartbeat_us / 2;
+        self.open_until_us = Some(until_us);
+        if !told {
+            self.told_until_us = until_us;
+            out.push(Output::Lease { until_us });
+        }
+        if let Some(through) = self.pending_release.take() {
+            out.push(Output::Release { through });
+        }
+    }
+
+    fn close(&mut self, reason: &'static str, out: &mut Vec<Output>) {
+        if !self.core.is_primary() {
+            self.pending_release = None;
+        }
+        if self.open_until_us.take().is_some() {
+            out.push(Output::Hold { reason });
+        }
+    }
+
+    // --- Commands -----------------------------------------------------------------------------------------------
+
+    fn on_command(&mut self, command: Command, out: &mut Vec<Output>) {
+        let until_us = self.now_us + self.timing.command_us;
+        let answer = match command {
+            Command::Start | Command::Promote { .. } if self.core.is_primary() => Err("the VM runs here".to_string()),
+            Command::Start => self.take(How::Cold, false, until_us, out),
+            Command::Promote { force } => match &self.promised_to {
+                Some(primary) if !self.without_primary() => {
+                    Err(format!("{primary} is alive and runs the VM: use `vm migrate`"))
+                }
+                _ => self.take(How::ByHand, force, until_us, out),
+            },
+            Command::Migrate { to } => self.begin_migration(to),
+            Command::AbortMigration => self.abort_migration("aborted", out),
+            Command::Change(change) => match self.core.change(&change, out) {
+                Ok(()) => {
+                    self.pending = Some(Pending::Change { until_us });
+                    return;
+                }
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        match answer {
+            Ok(done) if done.is_empty() => {}
+            answer => out.push(Output::Answer(answer)),
+        }
+    }
+
+    fn take(&mut self, how: How, force: bool, until_us: u64, out: &mut Vec<Output>) -> Result<String, String> {
+        self.pending = Some(Pending::Take { how, force, until_us });
+        self.begin_round(how, out);
+        Ok(String::new())
+    }
+
+    /// Answers the pending command when it is done or its time is over.
+    fn answer(&mut self, out: &mut Vec<Output>) {
+        let answer = match &self.pending {
+            Some(Pending::Take { .. } | Pending::Force { .. }) if self.core.is_primary() => {
+                Ok(format!("runs here, term {}", self.core.term()))
+            }
+            Some(Pending::Take { force: false, until_us, .. }) if self.now_us >= *until_us => {
+                let refusal = self.refusal.as_ref().map_or("no majority answered".to_string(), ToString::to_string);
+                Err(refusal)
+            }
+            Some(Pending::Force { until_us }) if self.now_us >= *until_us => {
+                Err("this host holds no whole epoch of the VM".to_string())
+            }
+            Some(Pending::Change { .. }) if self.core.proposal().is_some_and(|proposal| proposal.settled) => {
+                Ok("changed".to_string())
+            }
+            Some(Pending::Change { until_us }) if self.now_us >= *until_us => {
+                Err("a majority has not agreed yet; it is done when one does".to_string())
+            }
+            _ => return,
+        };
+        self.pending = None;
+        out.push(Output::Answer(answer));
+    }
+
+    // --- Migration ----------------------------------------------------------------------------------------------
+
+    fn begin_migration(&mut self, to: Name) -> Result<String, String> {
+        let Some(config) = self.core.proposal().map(|proposal| &proposal.config).filter(|_| self.core.is_primary())
+        else {
+            return Err("this host is not the primary".to_string());
+        };
+        if to == self.core.me || !config.data.contains(&to) {
+            return Err(format!("{to} is not a backup of this VM: add it first"));
+        }
+        if self.migration.is_some() {
+            return Err("a migration is under way".to_string());
+        }
+        self.migration = Some(Migration::Converging { to });
+        Ok(String::new())
+    }
+
+    fn abort_migration(&mut self, reason: &str, out: &mut Vec<Output>) -> Result<String, String> {
+        match self.migration.take() {
+            None => Err("no migration is under way".to_string()),
+            Some(Migration::HandedOver { until_us }) => {
+                self.migration = Some(Migration::HandedOver { until_us });
+                Err("too late: the target decides".to_string())
+            }
+            Some(Migration::Converging { .. }) => Ok(reason.to_string()),
+            Some(Migration::Pausing { .. } | Migration::Draining { .. }) => {
+                out.push(Output::ResumeGuest);
+                Ok(reason.to_string())
+            }
+        }
+    }
+
+    fn on_guest_paused(&mut self, last: u64, out: &mut Vec<Output>) {
+        self.core.sealed(last, out);
+        match self.migration.take() {
+            Some(Migration::Pausing { to }) => {
+                let until_us = self.now_us + self.timing.hand_over_us;
+                self.migration = Some(Migration::Draining { to, until_us });
+            }
+            other => {
+                // Aborted meanwhile, and resumed when that was said.
+                self.migration = other;
+            }
+        }
+    }
+
+    fn migrate(&mut self, out: &mut Vec<Output>) {
+        let primary = self.core.is_primary();
+        match self.migration.clone() {
+            Some(Migration::Converging { to }) if primary && self.core.nearly_held(&to) => {
+                self.migration = Some(Migration::Pausing { to });
+                out.push(Output::PauseGuest);
+            }
+            // What waits to be released goes out before the role does.
+            Some(Migration::Draining { to, .. })
+                if primary && self.pending_release.is_none() && self.core.hand_over(&to, out) =>
+            {
+                let until_us = self.now_us + self.timing.hand_over_us;
+                self.migration = Some(Migration::HandedOver { until_us });
+                self.promised_to = None;
+                self.promise_until_us = 0;
+            }
+            Some(Migration::Draining { to, until_us }) if self.now_us >= until_us || !primary => {
+                let _ = self.abort_migration("", out);
+                out.push(Output::Answer(Err(format!("{to} did not get the last epoch in time; the VM goes on here"))));
+            }
+            Some(Migration::HandedOver { .. }) if primary => {
+                self.migration = None;
+                out.push(Output::Answer(Err("the target did not take over; the VM goes on here".to_string())));
+            }
+            Some(Migration::HandedOver { .. }) if self.core.live_since().is_none() => self.migration = None,
+            Some(Migration::Converging { .. } | Migration::Pausing { .. }) if !primary => {
+                let _ = self.abort_migration("", out);
+                out.push(Output::Answer(Err("this host is not the primary any more".to_string())));
+            }
+            _ => {}
+        }
+    }
+
+    /// A number below `max`, different each time and for each member.
+    fn jitter(&mut self, max: u64) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % max.max(1)
+    }
+}
+
+fn bounds(timing: &Timing) -> Bounds {
+    Bounds { min_us: timing.suspect_min_us, max_us: timing.suspect_max_us }
+}

@@ -1,0 +1,32 @@
+//! The replication group of one VM: who runs it, which output may leave, who takes over. `docs/vm-protocol.md` is the
+//! protocol; this is its implementation without I/O.
+//!
+//! [`Member`] is one host's part: it is given messages, times and what happened ([`Input`]), and answers with what is
+//! to be done ([`Output`]). It is made of
+//! - [`core`]: the protocol without time, which the model check explores; [`election`] judges votes;
+//! - [`detector`] and the lease, which decide when to act.
+
+pub mod core;
+pub mod detector;
+pub mod election;
+mod leading;
+mod member;
+pub mod message;
+pub mod mutation;
+pub mod output;
+mod standing;
+mod status;
+pub mod types;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod simulation;
+
+pub use election::{How, Refusal};
+pub use leading::{Change, ChangeError};
+pub use member::{Command, Input, Member, Settings, Timing};
+pub use message::{DecodeError, Message};
+pub use output::{Output, Start};
+pub use status::{PeerStatus, Protection, Status};
+pub use types::{Alone, Config, Durable, Name, OutputMode, Policy, Position, Proposal, Quorum, Rules, Version};
