@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`clock`] | monotonic time, passed in |
 //! | [`codec`] | an epoch as bytes: pages that changed, checksummed and bound to their place |
+//! | [`egress`] | the network card, which holds output back until its epoch is safe |
 //! | [`group`] | who runs the VM, which output may leave, who takes over |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
 
 pub mod clock;
 pub mod codec;
+pub mod egress;
 pub mod group;
 pub mod machine;

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`bridge`] | bridges and their ports |
 //! | [`cgroup`] | control groups above containers, of either version |
 //! | [`fork`] | `fork`, for a process with one thread |
 //! | [`loopback`] | bringing `lo` up in a new network namespace |
@@ -10,8 +11,10 @@
 //! | [`netns`] | network namespaces as descriptors |
 //! | [`process`] | the one place where child processes start |
 //! | [`signals`] | what a program inherits of signals |
+//! | [`tap`] | tap devices |
 //! | [`terminal`] | controlling terminals |
 
+pub mod bridge;
 pub mod cgroup;
 pub mod fork;
 pub mod loopback;
@@ -20,4 +23,5 @@ pub mod netlink;
 pub mod netns;
 pub mod process;
 pub mod signals;
+pub mod tap;
 pub mod terminal;
