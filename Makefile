@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
-export PATH := $(PATH):/usr/sbin:/sbin
+# Programs that Debian does not have, or only too old: scripts/kubectl.sh. Kept over `make clean`.
+export TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mycelium/bin
+export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help run build test lint bench sim fuzz clean setup
+.PHONY: help run build test rehearse lint bench sim fuzz clean setup
 
 help: ## Show the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: ## Install the packages that building and running need
 	@scripts/setup.sh run
@@ -23,6 +25,10 @@ test: ## Run every test
 	@scripts/setup.sh test
 	cargo build --locked --workspace
 	cargo test --locked --workspace --no-fail-fast
+
+rehearse: ## make run and make test from a clean clone on a new Debian root file system with only Rust (VERBS="run test")
+	@scripts/setup.sh test
+	@scripts/rehearse.sh $(VERBS)
 
 lint: setup ## Formatting, clippy, layering, tidiness, licences and advisories (where cargo-deny is installed)
 	cargo fmt --all --check

@@ -176,7 +176,7 @@ impl SmallFileSystem {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(dir.path()).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(dir))
     }
 }
 
