@@ -23,7 +23,7 @@ cleanup() { [[ -n ${KEEP:-} ]] || rm -rf --one-file-system "$root"; }
 trap cleanup EXIT
 
 echo "rehearse: $suite with the Rust toolchain in $root"
-mmdebstrap --quiet --variant=apt --include=ca-certificates,make,git "$suite" "$root" "$mirror"
+mmdebstrap --quiet --variant=minbase --include=ca-certificates,make,git "$suite" "$root" "$mirror"
 cp -a "$(rustc --print sysroot)" "$root/opt/rust"
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
