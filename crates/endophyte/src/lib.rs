@@ -13,4 +13,6 @@ pub mod clock;
 pub mod codec;
 pub mod egress;
 pub mod group;
+//! | [`disk`] | the disk: block server, record of an epoch's writes, replicas, base copy and catch-up |
+pub mod disk;
 pub mod machine;
