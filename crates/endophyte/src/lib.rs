@@ -5,14 +5,14 @@
 //! |---|---|
 //! | [`clock`] | monotonic time, passed in |
 //! | [`codec`] | an epoch as bytes: pages that changed, checksummed and bound to their place |
+//! | [`disk`] | the disk: block server, record of an epoch's writes, replicas, base copy and catch-up |
 //! | [`egress`] | the network card, which holds output back until its epoch is safe |
 //! | [`group`] | who runs the VM, which output may leave, who takes over |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
 
 pub mod clock;
 pub mod codec;
+pub mod disk;
 pub mod egress;
 pub mod group;
-//! | [`disk`] | the disk: block server, record of an epoch's writes, replicas, base copy and catch-up |
-pub mod disk;
 pub mod machine;
