@@ -6,7 +6,7 @@ TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
 export TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mycelium/bin
 export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help run build test rehearse lint bench sim fuzz clean setup
+.PHONY: help run build test rehearse vm-check lint bench sim fuzz clean setup
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,11 @@ test: ## Run every test
 rehearse: ## make run and make test from a clean clone on a new Debian root file system with only Rust (VERBS="run test")
 	@scripts/setup.sh test
 	@scripts/rehearse.sh $(VERBS)
+
+vm-check: ## The engine on a Debian with cgroup v2 only, in a virtual machine (QEMU; KVM where it works)
+	@scripts/setup.sh vm
+	cargo build --locked -p mycelium
+	@scripts/vm-check.sh $(TARGET)/debug
 
 lint: setup ## Formatting, clippy, layering, tidiness, licences and advisories (where cargo-deny is installed)
 	cargo fmt --all --check

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building, running and testing need. Does nothing, and needs no network, when they are there.
-#   scripts/setup.sh run|test|bench
+#   scripts/setup.sh run|test|bench|vm
 set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
 run=(nftables iproute2 kmod curl ca-certificates)
 test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl)
+vm=(qemu-system-x86 e2fsprogs mmdebstrap)
 bench=(etcd-server podman containerd runc crun)
 
 case "${1:-run}" in
   run) want=("${build[@]}" "${run[@]}") ;;
   test) want=("${build[@]}" "${run[@]}" "${test[@]}") ;;
   bench) want=("${build[@]}" "${run[@]}" "${test[@]}" "${bench[@]}") ;;
-  *) echo "usage: $0 run|test|bench" >&2; exit 2 ;;
+  vm) want=("${build[@]}" "${run[@]}" "${vm[@]}") ;;
+  *) echo "usage: $0 run|test|bench|vm" >&2; exit 2 ;;
 esac
 
 missing=()
@@ -36,6 +38,6 @@ if ((${#missing[@]})); then
 fi
 
 # Tests drive a kubectl; `make run` does without one.
-if [[ ${1:-run} != run ]]; then
+if [[ ${1:-run} == test || ${1:-run} == bench ]]; then
   "$(dirname "$0")/kubectl.sh" "${TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/mycelium/bin}"
 fi
