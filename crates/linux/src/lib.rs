@@ -2,26 +2,37 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`bound`] | children that die with this process |
 //! | [`bridge`] | bridges and their ports |
 //! | [`cgroup`] | control groups above containers, of either version |
+//! | [`descriptors`] | handing descriptors to another process |
 //! | [`fork`] | `fork`, for a process with one thread |
 //! | [`loopback`] | bringing `lo` up in a new network namespace |
 //! | [`memory`] | giving freed memory back |
 //! | [`netlink`] | netlink sockets, messages and attributes |
 //! | [`netns`] | network namespaces as descriptors |
 //! | [`process`] | the one place where child processes start |
+//! | [`scheduling`] | which thread runs first, and where |
+//! | [`shared`] | memory that another process writes too |
 //! | [`signals`] | what a program inherits of signals |
 //! | [`tap`] | tap devices |
 //! | [`terminal`] | controlling terminals |
+//! | [`userfault`] | which pages another process has written |
 
+pub mod bound;
 pub mod bridge;
 pub mod cgroup;
+pub mod descriptors;
 pub mod fork;
+mod inject;
 pub mod loopback;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod scheduling;
+pub mod shared;
 pub mod signals;
 pub mod tap;
 pub mod terminal;
+pub mod userfault;
