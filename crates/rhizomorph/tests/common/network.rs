@@ -1,0 +1,1 @@
+//! Two machines joined by several wires.
