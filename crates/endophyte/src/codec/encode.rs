@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::cache::Cache;
 use super::compress::{Compression, Compressor};
 use super::wire::put_varint;
-use super::{PAGE, PageSet, SHARDS, ZERO, delta, locals, page_hash, to_local};
+use super::{PAGE, PageList, SHARDS, ZERO, delta, locals, page_hash, to_local};
 use crate::clock::{Clock, monotonic};
 
 /// Raw pages of one batch.
@@ -123,22 +123,23 @@ impl PageEncoder {
     /// Encodes `pages` for links that carry `link_bytes_per_s`.
     ///
     /// Pages beyond the configured memory are ignored.
-    pub fn encode(&mut self, pages: PageSet<'_>, link_bytes_per_s: u64) -> EncodedPages {
-        debug_assert!(pages.indices.is_sorted() && pages.bytes.len() == pages.indices.len() * PAGE);
+    pub fn encode<'a>(&mut self, pages: impl PageList<'a>, link_bytes_per_s: u64) -> EncodedPages {
+        debug_assert!(pages.clone().map(|(index, _)| index).is_sorted());
         for shard in &mut self.shards {
             shard.begin(link_bytes_per_s);
         }
         let [first, second] = &mut self.shards;
-        if self.config.threads > 1 && pages.indices.len() >= PARALLEL_MIN {
+        if self.config.threads > 1 && pages.len() >= PARALLEL_MIN {
             std::thread::scope(|scope| {
-                let other = scope.spawn(|| second.encode(1, pages));
+                let theirs = pages.clone();
+                let other = scope.spawn(|| second.encode(1, theirs));
                 first.encode(0, pages);
                 if let Err(panic) = other.join() {
                     std::panic::resume_unwind(panic);
                 }
             });
         } else {
-            first.encode(0, pages);
+            first.encode(0, pages.clone());
             second.encode(1, pages);
         }
         self.collect()
@@ -198,9 +199,9 @@ impl Shard {
         }
     }
 
-    fn encode(&mut self, own: usize, pages: PageSet<'_>) {
-        for (index, page) in pages.indices.iter().zip(pages.bytes.as_chunks::<PAGE>().0) {
-            let (shard, local) = to_local(*index);
+    fn encode<'a>(&mut self, own: usize, pages: impl PageList<'a>) {
+        for (index, page) in pages {
+            let (shard, local) = to_local(index);
             if shard == own && (local as usize) < self.hashes.len() {
                 self.page(local, page);
                 if self.batch.is_full() {

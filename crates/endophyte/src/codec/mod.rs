@@ -52,14 +52,10 @@ const SHARDS: usize = 2;
 /// Neighbouring pages that share a shard.
 const SHARD_RUN: u64 = 64;
 
-/// Dirty pages: their numbers in ascending order, and their content, one after the other.
-#[derive(Clone, Copy, Debug)]
-pub struct PageSet<'a> {
-    /// Page numbers, strictly ascending.
-    pub indices: &'a [u64],
-    /// `indices.len()` times [`PAGE`] bytes.
-    pub bytes: &'a [u8],
-}
+/// Dirty pages, in ascending order: the number and the content of each.
+pub trait PageList<'a>: ExactSizeIterator<Item = (u64, &'a [u8; PAGE])> + Clone + Send {}
+
+impl<'a, T: ExactSizeIterator<Item = (u64, &'a [u8; PAGE])> + Clone + Send> PageList<'a> for T {}
 
 /// Memory that pages are applied to.
 pub trait PageSink {
@@ -91,6 +87,7 @@ fn locals(pages: u64) -> u64 {
     pages.div_ceil(SHARD_RUN * SHARDS as u64) * SHARD_RUN
 }
 
-fn page_hash(page: &[u8], seed: u64) -> u128 {
+/// The hash by which pages are compared; the seed keeps a guest from making two that differ look alike.
+pub fn page_hash(page: &[u8], seed: u64) -> u128 {
     xxhash_rust::xxh3::xxh3_128_with_seed(page, seed)
 }

@@ -7,6 +7,11 @@ use super::*;
 
 struct Memory(Vec<u8>);
 
+/// Pages and their content, one after the other.
+fn list<'a>(indices: &'a [u64], bytes: &'a [u8]) -> impl PageList<'a> {
+    indices.iter().copied().zip(bytes.as_chunks::<PAGE>().0)
+}
+
 impl Memory {
     fn page_mut(&mut self, index: u64) -> &mut [u8; PAGE] {
         &mut self.0.as_chunks_mut::<PAGE>().0[index as usize]
@@ -100,7 +105,7 @@ proptest! {
         let mut backup = Memory(vec![0xee; PAGES as usize * PAGE]);
         // The first epoch carries all of memory.
         let all: Vec<u64> = (0..PAGES).collect();
-        let first = joined(&encoder.encode(PageSet { indices: &all, bytes: &guest.0 }, link).chunks);
+        let first = joined(&encoder.encode(list(&all, &guest.0), link).chunks);
         decoder.decode(&first).unwrap().apply(&mut backup).unwrap();
         for (number, (changes, event)) in epochs.into_iter().enumerate() {
             match event {
@@ -113,7 +118,7 @@ proptest! {
             }
             let indices: Vec<u64> = changes.keys().copied().collect();
             let bytes = dirty(&guest, &indices);
-            let encoded = encoder.encode(PageSet { indices: &indices, bytes: &bytes }, link);
+            let encoded = encoder.encode(list(&indices, &bytes), link);
             prop_assert_eq!(encoded.stats.pages, indices.len() as u64);
             let parts = Parts { pages: encoded.chunks, disk: vec![Bytes::from_static(b"disk")], ..Parts::default() };
             let frame = joined(&seal(&id(number as u64), parts));
@@ -171,7 +176,7 @@ fn sample_frame() -> (Bytes, Bytes) {
             make(guest.page_mut(*index), &change);
         }
         let bytes = dirty(&guest, &indices);
-        section = joined(&encoder.encode(PageSet { indices: &indices, bytes: &bytes }, 1000).chunks);
+        section = joined(&encoder.encode(list(&indices, &bytes), 1000).chunks);
     }
     let parts = Parts { pages: vec![section.clone()], ..Parts::default() };
     (joined(&seal(&id(5), parts)), section)
@@ -201,10 +206,10 @@ fn a_frame_of_something_else_is_refused_by_name() {
 fn memory_that_drifted_is_noticed_before_a_byte_is_written() {
     let mut encoder = PageEncoder::new(EncoderConfig::new(PAGES, 4 << 20, 1));
     let mut page = [3; PAGE];
-    encoder.encode(PageSet { indices: &[9], bytes: &page }, 1);
+    encoder.encode(list(&[9], &page), 1);
     page[100] = 4;
     let bytes = [[1; PAGE], page].concat();
-    let section = joined(&encoder.encode(PageSet { indices: &[8, 9], bytes: &bytes }, 1).chunks);
+    let section = joined(&encoder.encode(list(&[8, 9], &bytes), 1).chunks);
     let decoded = PageDecoder::new(PAGES, 1 << 20).decode(&section).unwrap();
     let mut memory = Memory(vec![0; PAGES as usize * PAGE]);
     let error = decoded.apply(&mut memory).unwrap_err();
@@ -217,11 +222,11 @@ fn zero_and_unchanged_pages_cost_next_to_nothing() {
     let mut encoder = PageEncoder::new(EncoderConfig::new(65_536, 4 << 20, 1));
     let indices: Vec<u64> = (0..4096).collect();
     let mut bytes = vec![0; 4096 * PAGE];
-    let zero = encoder.encode(PageSet { indices: &indices, bytes: &bytes }, 1);
+    let zero = encoder.encode(list(&indices, &bytes), 1);
     assert_eq!((zero.stats.zero, zero.stats.bytes < 64), (4096, true), "{:?}", zero.stats);
     bytes.fill(7);
-    encoder.encode(PageSet { indices: &indices, bytes: &bytes }, 1);
-    let same = encoder.encode(PageSet { indices: &indices, bytes: &bytes }, 1);
+    encoder.encode(list(&indices, &bytes), 1);
+    let same = encoder.encode(list(&indices, &bytes), 1);
     assert_eq!((same.stats.unchanged, same.stats.bytes), (4096, 24));
 }
 
@@ -231,7 +236,7 @@ fn what_unpacks_to_too_much_is_refused() {
     config.compression = Compression::Zstd;
     let indices: Vec<u64> = (0..PAGES).collect();
     let bytes = vec![1; PAGES as usize * PAGE];
-    let section = joined(&PageEncoder::new(config).encode(PageSet { indices: &indices, bytes: &bytes }, 1).chunks);
+    let section = joined(&PageEncoder::new(config).encode(list(&indices, &bytes), 1).chunks);
     let error = PageDecoder::new(PAGES, 1 << 20).decode(&section).unwrap_err();
     assert_eq!(error, PageError::TooLarge { max: 1 << 20 });
     let error = PageDecoder::new(PAGES / 2, 64 << 20).decode(&section).unwrap_err();
