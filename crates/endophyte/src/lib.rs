@@ -9,6 +9,8 @@
 //! | [`egress`] | the network card, which holds output back until its epoch is safe |
 //! | [`group`] | who runs the VM, which output may leave, who takes over |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
+//! | [`spec`] | the document of a VM, and the images it names |
+//! | [`throttle`] | the replication buffer, slowing the guest, the length of epochs |
 
 pub mod clock;
 pub mod codec;
@@ -16,3 +18,5 @@ pub mod disk;
 pub mod egress;
 pub mod group;
 pub mod machine;
+pub mod spec;
+pub mod throttle;

@@ -6,6 +6,7 @@
 //! | [`bridge`] | bridges and their ports |
 //! | [`cgroup`] | control groups above containers, of either version |
 //! | [`descriptors`] | handing descriptors to another process |
+//! | [`cpu_quota`] | a bound on the processor time of some threads |
 //! | [`fork`] | `fork`, for a process with one thread |
 //! | [`loopback`] | bringing `lo` up in a new network namespace |
 //! | [`memory`] | giving freed memory back |
@@ -22,6 +23,7 @@
 pub mod bound;
 pub mod bridge;
 pub mod cgroup;
+pub mod cpu_quota;
 pub mod descriptors;
 pub mod fork;
 mod inject;
