@@ -49,7 +49,7 @@ where
 pub fn read(body: Body) -> BoxFuture<'static, Result<Bytes, ApiError>> {
     Box::pin(Limited::new(body, MAX_BODY_BYTES).collect().map(|read| match read {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge { limit: MAX_BODY_BYTES }),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(format!("limit is {MAX_BODY_BYTES}"))),
         Err(error) => Err(ApiError::BadRequest(format!("unable to read the request body: {error}"))),
     }))
 }

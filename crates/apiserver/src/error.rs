@@ -31,7 +31,10 @@ impl Subject {
     }
 
     fn details(&self) -> Value {
-        let mut details = json!({ "kind": self.resource });
+        let mut details = json!({});
+        if !self.resource.is_empty() {
+            details["kind"] = json!(self.resource);
+        }
         if !self.name.is_empty() {
             details["name"] = json!(self.name);
         }
@@ -85,8 +88,8 @@ pub enum ApiError {
     NotAcceptable(&'static str),
     #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
     UnsupportedMediaType(&'static str),
-    #[error("Request entity too large: limit is {limit}")]
-    TooLarge { limit: usize },
+    #[error("Request entity too large: {0}")]
+    TooLarge(String),
     #[error("{message}")]
     Expired { message: String, continue_token: Option<String> },
     #[error("Timeout: Too large resource version: {requested}, current: {current}")]
@@ -162,7 +165,7 @@ impl ApiError {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::Expired { .. } => (StatusCode::GONE, "Expired"),
             Self::TooLargeResourceVersion { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),

@@ -15,7 +15,7 @@
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
-//! | [`error`], [`answer`], [`body`], [`codec`], [`protobuf`], [`metrics`] | tools |
+//! | [`error`], [`answer`], [`body`], [`codec`], [`compress`], [`protobuf`], [`metrics`] | tools |
 
 pub mod answer;
 pub mod auth;
@@ -23,6 +23,7 @@ pub mod authn;
 pub mod body;
 mod bootstrap;
 pub mod codec;
+pub mod compress;
 pub mod custom;
 pub mod discovery;
 pub mod error;

@@ -22,6 +22,9 @@ pub async fn forward(
     object: &Value,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
+    if Target::of(&path.name).scheme == "https" {
+        return Err(ApiError::bad("pods and services are reached without TLS only"));
+    }
     let authority =
         if path.resource == "pods" { pod_address(path, object) } else { service_address(server, path, object) }?;
     let rest = with_slash(request.uri().path(), path);
@@ -59,7 +62,7 @@ fn with_slash(full: &str, path: &ResourcePath) -> String {
 }
 
 fn pod_address(path: &ResourcePath, pod: &Value) -> Result<String, ApiError> {
-    let port = path.name.split_once(':').map(|(_, port)| port.to_owned());
+    let port = Some(Target::of(&path.name).port).filter(|port| !port.is_empty()).map(str::to_owned);
     let port = port.or_else(|| {
         let containers = pod["spec"]["containers"].as_array()?;
         containers.iter().find_map(|c| c["ports"][0]["containerPort"].as_i64()).map(|p| p.to_string())
@@ -71,13 +74,14 @@ fn pod_address(path: &ResourcePath, pod: &Value) -> Result<String, ApiError> {
 
 fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Result<String, ApiError> {
     let name = service["metadata"]["name"].as_str().unwrap_or_default();
-    let wanted = path.name.split(':').nth(1).unwrap_or_default();
+    let wanted = Target::of(&path.name).port;
     let none = || ApiError::Unavailable(format!("no endpoints available for service {:?}", path.name));
     let ports = service["spec"]["ports"].as_array().ok_or_else(none)?;
     let chosen = ports.iter().find(|p| {
         wanted.is_empty() || p["name"] == wanted || p["port"].as_i64().is_some_and(|n| n.to_string() == wanted)
     });
-    let port_name = chosen.ok_or_else(none)?["name"].as_str().unwrap_or_default();
+    let unknown = || ApiError::Unavailable(format!("no service port {wanted:?} found for service {name:?}"));
+    let port_name = chosen.ok_or_else(unknown)?["name"].as_str().unwrap_or_default();
     let prefix = format!("/registry/discovery.k8s.io/endpointslices/{}/", path.namespace);
     let page = server.store.range(&prefix, None, 0, None).map_err(ApiError::internal)?;
     for entry in page.entries {
@@ -98,11 +102,24 @@ fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Resu
     Err(none())
 }
 
-/// The object name in `[scheme:]name[:port]`, as proxies take it.
-pub fn object_name(name: &str) -> &str {
-    let parts: Vec<&str> = name.split(':').collect();
-    match parts[..] {
-        [_, name, _] => name,
-        _ => parts[0],
+/// What a proxy is to reach: `name`, `name:port` or `scheme:name:port`.
+struct Target<'a> {
+    scheme: &'a str,
+    name: &'a str,
+    port: &'a str,
+}
+
+impl<'a> Target<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut parts = text.splitn(3, ':');
+        match (parts.next().unwrap_or_default(), parts.next(), parts.next()) {
+            (scheme, Some(name), Some(port)) => Self { scheme, name, port },
+            (name, port, _) => Self { scheme: "", name, port: port.unwrap_or_default() },
+        }
     }
+}
+
+/// The object that a proxy's target names.
+pub fn object_name(text: &str) -> &str {
+    Target::of(text).name
 }

@@ -15,7 +15,7 @@ use crate::media::Accept;
 use crate::request::{self, Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::Inner;
-use crate::{authn, discovery, openapi, read, review, streams, write};
+use crate::{authn, compress, discovery, openapi, read, review, streams, write};
 
 /// A request about a resource, as its handler sees it.
 pub struct Context<'a> {
@@ -94,15 +94,16 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     let warnings = Warnings::default();
     let (query, headers) = (&query, &parts.headers);
     let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings: &warnings };
-    match verb {
+    let answer = match verb {
+        "watch" => return read::watch::watch(&cx),
         "get" => read::get::get(&cx),
         "list" => read::list::list(&cx),
-        "watch" => read::watch::watch(&cx),
         _ => {
             let body = crate::body::read(body).await?;
             with_warnings(&warnings, mutate(&cx, verb, body).await)
         }
-    }
+    };
+    if compress::accepts(headers) { answer.map(compress::large) } else { answer }
 }
 
 /// Warnings reach the client with a refusal, too.

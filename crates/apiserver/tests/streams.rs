@@ -73,6 +73,89 @@ async fn the_node_gets_requests_in_the_kubelets_form() {
     assert_eq!(api.get("/api/v1/nodes/n1/proxy/stats/summary?x=y").await.text(), "/stats/summary?x=y");
 }
 
+/// An HTTP server that answers with what it was asked, and its port.
+async fn echo() -> u16 {
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                assert!(!request.headers().contains_key(header::AUTHORIZATION), "credentials stay here");
+                let text = format!("{} {}", request.method(), request.uri());
+                Ok::<_, Infallible>(Response::new(body::full(text)))
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    port
+}
+
+/// An address of this machine that endpoints may have; none on a machine without a network.
+fn outside() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Sends nothing: it only asks for a route, to a network that is set aside for documents.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}
+
+#[tokio::test]
+async fn pods_and_services_are_reached_through_the_server() {
+    let api = local().await;
+    let port = echo().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "i",
+        "ports": [{"containerPort": port}]}]}});
+    api.post(PODS, &pod).await.expect(201);
+    let nowhere = api.get(&format!("{PODS}/p/proxy/")).await;
+    assert_eq!(nowhere.message(), "address not allowed");
+    let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    api.patch(&format!("{PODS}/p/status"), "merge", &status).await.expect(200);
+    for (path, seen) in [("p/proxy", "/"), ("p/proxy/a//b?c=d", "/a//b?c=d"), (&format!("http:p:{port}/proxy/x"), "/x")]
+    {
+        assert_eq!(api.get(&format!("{PODS}/{path}")).await.text(), format!("GET {seen}"));
+    }
+    assert_eq!(api.send("POST", &format!("{PODS}/p/proxy/y"), "text/plain", "z").await.text(), "POST /y");
+
+    let services = "/api/v1/namespaces/default/services";
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"name": "web", "port": 80}]}});
+    api.post(services, &service).await.expect(201);
+    let lonely = api.get(&format!("{services}/s/proxy/")).await;
+    assert_eq!(lonely.message(), "no endpoints available for service \"s\"");
+    assert_eq!(lonely.code.as_u16(), 503);
+    let Some(address) = outside() else { return };
+    let slice = json!({"metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}}, "addressType": "IPv4",
+        "ports": [{"name": "web", "port": port}], "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": false}},
+            {"addresses": [address], "conditions": {"ready": true}}]});
+    api.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await.expect(201);
+    for name in ["s", "s:web", "http:s:80"] {
+        assert_eq!(api.get(&format!("{services}/{name}/proxy/q")).await.text(), "GET /q", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_those_who_ask() {
+    use std::io::Read;
+    let api = local().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        let data = json!({"metadata": {"name": name}, "data": {"x": "y".repeat(300_000)}});
+        api.post(maps, &data).await.expect(201);
+    }
+    let gzip = [("accept-encoding", "deflate, gzip;q=1.0")];
+    for path in [format!("{maps}/a"), maps.to_owned()] {
+        let plain = api.get(&path).await;
+        assert!(plain.headers.get(header::CONTENT_ENCODING).is_none());
+        let packed = api.send_as(&api.who, "GET", &path, &gzip, "").await;
+        assert_eq!(packed.headers[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(packed.headers[header::VARY], "Accept-Encoding");
+        assert!(packed.bytes.len() < plain.bytes.len() / 20);
+        let mut text = Vec::new();
+        flate2::read::GzDecoder::new(&packed.bytes[..]).read_to_end(&mut text).expect("gzip");
+        assert!(text == plain.bytes, "{path}");
+    }
+    let small = api.send_as(&api.who, "GET", "/api/v1/namespaces/default", &gzip, "").await;
+    assert!(small.headers.get(header::CONTENT_ENCODING).is_none());
+}
+
 #[tokio::test]
 async fn a_panic_is_a_500_and_the_server_lives() {
     let api = with_pods().await;

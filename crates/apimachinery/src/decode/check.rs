@@ -84,6 +84,60 @@ impl<'a> TypeCheck<'a> {
     }
 }
 
+/// The same check in the words of Go's converter, which Kubernetes uses where an object was not read from JSON: for
+/// the outcome of a strategic merge patch.
+pub fn check_conversion(ty: &Type, value: &Value) -> Result<(), TypeError> {
+    let refuse = |what: &str| Err(TypeError(format!("cannot restore {what} {}", go_kind(value))));
+    match (&ty.shape, value) {
+        (Shape::Any, _) | (_, Value::Null) => Ok(()),
+        (Shape::Scalar(scalar), _) => convert_scalar(*scalar, ty, value),
+        (Shape::List { item, .. }, Value::Array(items)) => items.iter().try_for_each(|v| check_conversion(item, v)),
+        (Shape::Map { value: ty, .. }, Value::Object(map)) => map.values().try_for_each(|v| check_conversion(ty, v)),
+        (Shape::Struct { .. }, Value::Object(map)) => map
+            .iter()
+            .filter_map(|(key, value)| Some((ty.field(key)?, value)))
+            .try_for_each(|(field, value)| check_conversion(&field.ty, value)),
+        (Shape::List { .. }, _) => refuse("slice from"),
+        (Shape::Map { .. }, _) => refuse("map from"),
+        (Shape::Struct { .. }, _) => refuse("struct from:"),
+    }
+}
+
+fn convert_scalar(scalar: Scalar, ty: &Type, value: &Value) -> Result<(), TypeError> {
+    let checked = check_types(ty, value);
+    let plain = match scalar {
+        Scalar::String => "string",
+        Scalar::Bool => "bool",
+        Scalar::Int32 => "int32",
+        Scalar::Int64 => "int64",
+        Scalar::Double => "float64",
+        // These read themselves from JSON.
+        _ => return checked,
+    };
+    match (checked, value) {
+        (Ok(()), _) => Ok(()),
+        // Go turns a number into another, or into a text of one letter; the converter does not want that.
+        (Err(_), Value::Number(number)) if !(number.is_f64() && plain == "string") => {
+            let found = if number.is_f64() { "float64" } else { "int64" };
+            Err(TypeError(format!("cannot convert {found} to {plain}")))
+        }
+        (Err(_), _) => Err(TypeError(format!("unrecognized type: {plain}"))),
+    }
+}
+
+/// What Go calls the kind of a decoded value.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    }
+}
+
 /// What JSON calls the type of a value, as Go's decoder words it.
 pub fn json_kind(value: &Value) -> &'static str {
     match value {

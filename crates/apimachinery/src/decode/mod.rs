@@ -8,7 +8,7 @@ mod json;
 mod number;
 mod yaml;
 
-pub use check::{TypeError, check_strict, check_types, json_kind, prune};
+pub use check::{TypeError, check_conversion, check_strict, check_types, json_kind, prune};
 pub use json::json;
 pub use yaml::{Document, yaml, yaml_documents};
 

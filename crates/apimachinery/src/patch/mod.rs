@@ -7,7 +7,7 @@ mod strategic;
 use json_patch::{Patch, PatchErrorKind, PatchOperation};
 use serde_json::{Map, Value};
 
-pub use strategic::strategic;
+pub use strategic::{go_text, strategic};
 
 /// Most operations of a JSON patch.
 const MAX_OPERATIONS: usize = 10_000;
@@ -27,6 +27,9 @@ pub enum PatchError {
     /// The patch is one, but not of this object; the answer is 422.
     #[error("{0}")]
     Failed(String),
+    /// What Kubernetes has no code for: its answer is a 500 with this text.
+    #[error("{0}")]
+    Unfit(String),
     /// The patch has too many operations; the answer is 413.
     #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
     TooLarge(usize),
@@ -37,8 +40,9 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if let Some(operations) = patch.as_array().filter(|o| o.len() > MAX_OPERATIONS) {
         return Err(PatchError::TooLarge(operations.len()));
     }
-    let operations: Patch = serde_json::from_value(patch.clone())
-        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    check_operations(patch)?;
+    let operations: Patch =
+        serde_json::from_value(patch.clone()).map_err(|error| PatchError::Failed(error.to_string()))?;
     let mut copy = target.clone();
     let mut copied = 0;
     for operation in operations.0 {
@@ -46,6 +50,28 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
         json_patch::patch_unsafe(&mut copy, std::slice::from_ref(&operation)).map_err(|e| failure(&operation, &e))?;
     }
     *target = copy;
+    Ok(())
+}
+
+/// A patch is a list of objects, whose members that are texts are no numbers; what else is wrong with them shows only
+/// when they are applied.
+fn check_operations(patch: &Value) -> Result<(), PatchError> {
+    let refuse = |found: &Value, place: &str| {
+        let found = crate::decode::json_kind(found);
+        Err(PatchError::Malformed(format!("error decoding patch: json: cannot unmarshal {found} into Go {place}")))
+    };
+    let Value::Array(operations) = patch else { return refuse(patch, "value of type []handlers.jsonPatchOp") };
+    for operation in operations {
+        let Value::Object(members) = operation else {
+            return refuse(operation, "value of type handlers.jsonPatchOp");
+        };
+        for name in ["op", "path", "from"] {
+            match members.get(name) {
+                None | Some(Value::Null | Value::String(_)) => {}
+                Some(other) => return refuse(other, &format!("struct field jsonPatchOp.{name} of type string")),
+            }
+        }
+    }
     Ok(())
 }
 

@@ -39,8 +39,8 @@ fn malformed(text: impl Into<String>) -> PatchError {
     PatchError::Malformed(text.into())
 }
 
-fn failed(text: impl Into<String>) -> PatchError {
-    PatchError::Failed(text.into())
+fn unfit(text: impl Into<String>) -> PatchError {
+    PatchError::Unfit(text.into())
 }
 
 /// What the type says about one field.
@@ -75,7 +75,10 @@ fn merge_map(ty: &Type, mut original: Object, mut patch: Object) -> Result<Objec
         None => {}
         Some(Value::String(directive)) if directive == "replace" => return Ok(patch),
         Some(Value::String(directive)) if directive == "delete" => return Ok(Map::new()),
-        Some(other) => return Err(unknown_directive(&other)),
+        Some(other) => {
+            patch.insert(DIRECTIVE.to_owned(), other.clone());
+            return Err(unknown_directive(&other, &Value::Object(patch)));
+        }
     }
     retain_keys(&mut original, &mut patch)?;
     merge_ordered_lists(ty, &mut original, &mut patch)?;
@@ -106,8 +109,8 @@ fn merge_map(ty: &Type, mut original: Object, mut patch: Object) -> Result<Objec
     Ok(original)
 }
 
-fn unknown_directive(directive: &Value) -> PatchError {
-    malformed(format!("unknown patch type: {}", directive.as_str().unwrap_or_default()))
+fn unknown_directive(directive: &Value, item: &Value) -> PatchError {
+    unfit(format!("unknown patch type: {} in map: {}", directive.as_str().unwrap_or_default(), go_text(item)))
 }
 
 /// Carries out `$retainKeys`.
@@ -154,7 +157,7 @@ fn merge_ordered_lists(ty: &Type, original: &mut Object, patch: &mut Object) -> 
                 let Some(Value::Array(items)) = patch.remove(&field) else { continue };
                 merged = merge_list(&strategy, merged, items, false)?;
             }
-            Some(_) => return Err(failed(format!("expected a list in field {field:?}"))),
+            Some(_) => return Err(unfit(format!("expected a list in field {field:?}"))),
         }
         original.insert(field, Value::Array(normalize(merged, &order, &server, identity)));
     }
@@ -165,7 +168,7 @@ fn take_list(original: &mut Object, field: &str) -> Result<Option<Vec<Value>>, P
     match original.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(items)) => Ok(Some(items.clone())),
-        Some(_) => Err(failed(format!("expected a list in field {field:?}"))),
+        Some(_) => Err(unfit(format!("expected a list in field {field:?}"))),
     }
 }
 
@@ -187,7 +190,7 @@ fn check_order(items: &[Value], order: &[Value], identity: Identity<'_>) -> Resu
     if staying.peek().is_none() || order.is_empty() || items.is_empty() {
         return Ok(());
     }
-    Err(failed(format!(
+    Err(unfit(format!(
         "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
         go_list(items),
         go_list(order)
@@ -195,7 +198,7 @@ fn check_order(items: &[Value], order: &[Value], identity: Identity<'_>) -> Resu
 }
 
 /// A value as Go prints it.
-fn go_text(value: &Value) -> String {
+pub fn go_text(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),
@@ -226,12 +229,15 @@ fn merge_list(
     }
     if original.iter().chain(&patch).all(Value::is_object) && !(original.is_empty() && patch.is_empty()) {
         let Some(key) = strategy.key else {
-            return Err(failed(format!("cannot merge lists without merge key for {}", strategy.ty.go_name())));
+            return Err(unfit(format!("cannot merge lists without merge key for {}", strategy.ty.go_name())));
         };
         return merge_objects(strategy.item(), original, patch, key);
     }
     if original.iter().chain(&patch).any(|item| item.is_object() || item.is_array()) {
-        return Err(failed("lists must have items of one type, and no lists"));
+        return Err(match original.iter().chain(&patch).any(Value::is_array) {
+            true => PatchError::Failed("lists of lists are not supported".to_owned()),
+            false => unfit("list element types are not identical"),
+        });
     }
     let mut merged: Vec<Value> = Vec::new();
     for item in original.iter().chain(&patch) {
@@ -244,7 +250,7 @@ fn merge_list(
 
 fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<Vec<Value>, PatchError> {
     let identity = Identity(Some(key));
-    let no_key = |item: &Value| failed(format!("map: {} does not contain declared merge key: {key}", go_text(item)));
+    let no_key = |item: &Value| unfit(format!("map: {} does not contain declared merge key: {key}", go_text(item)));
     let mut replace = false;
     let mut items = Vec::new();
     for item in patch {
@@ -255,8 +261,8 @@ fn merge_objects(ty: &Type, mut original: Vec<Value>, patch: Vec<Value>, key: &s
                 let gone = identity.of(&item).ok_or_else(|| no_key(&item))?;
                 original.retain(|other| identity.of(other) != Some(gone));
             }
-            Some("merge") => return Err(malformed("merging lists cannot yet be specified in the patch")),
-            Some(_) => return Err(unknown_directive(&item[DIRECTIVE])),
+            Some("merge") => return Err(unfit("merging lists cannot yet be specified in the patch")),
+            Some(_) => return Err(unknown_directive(&item[DIRECTIVE], &item)),
         }
     }
     if replace {

@@ -67,6 +67,9 @@ fn place(cx: &Context<'_>, object: &mut Value) -> Result<(), ApiError> {
     let metadata = &mut object["metadata"];
     let given = metadata["namespace"].as_str().unwrap_or_default().to_owned();
     if !cx.resource.namespaced() {
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.remove("namespace");
+        }
         return Ok(());
     }
     if cx.path.namespace.is_empty() {

@@ -1,6 +1,6 @@
 //! Request bodies to objects, with the refusals of Kubernetes' decoder.
 
-use mycelium_apimachinery::decode::{self, DecodeError, Limits};
+use mycelium_apimachinery::decode::{self, DecodeError, Limits, TypeError};
 use mycelium_apimachinery::schema::Type;
 use serde_json::{Value, json};
 
@@ -42,10 +42,15 @@ impl Expected<'static> {
 }
 
 impl Expected<'_> {
-    fn refuse(&self, why: impl std::fmt::Display) -> ApiError {
-        let version = &self.api_version;
-        ApiError::bad(format!("{0} in version {version:?} cannot be handled as a {0}: {why}", self.kind))
+    /// The refusal of a body that says that it is of a kind in a version, or does not say.
+    fn refuse(&self, kind: &str, api_version: &str, why: impl std::fmt::Display) -> ApiError {
+        let version = group_version(api_version).1;
+        ApiError::bad(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", self.kind))
     }
+}
+
+fn group_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
 }
 
 /// Decodes a body that is an object.
@@ -57,7 +62,8 @@ pub fn object(
 ) -> Result<(Value, Vec<String>), ApiError> {
     let (mut value, mut notes) = syntax(media::body_format(cx.headers)?, body, expected.kind)?;
     check_kind(&mut value, expected)?;
-    notes.extend(typed(&mut value, expected)?);
+    notes
+        .extend(typed(&mut value, expected).map_err(|why| expected.refuse(expected.kind, &expected.api_version, why))?);
     Ok((value, judge(notes, expected, validation)?))
 }
 
@@ -73,6 +79,8 @@ pub fn syntax(format: BodyFormat, body: &[u8], kind: &str) -> Result<(Value, Vec
     };
     match decoded {
         Ok((value @ Value::Object(_), notes)) => Ok((value, notes.into_iter().map(|n| n.0).collect())),
+        // Nothing is an object of which everything is left open.
+        Ok((Value::Null, _)) => Ok((json!({}), Vec::new())),
         Ok((value, _)) => {
             let why = format!(
                 "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct \
@@ -82,9 +90,15 @@ pub fn syntax(format: BodyFormat, body: &[u8], kind: &str) -> Result<(Value, Vec
             Err(unrecognized(kind, &why, body))
         }
         Err(DecodeError::TooDeep) => Err(unrecognized(kind, &DecodeError::TooDeep.to_string(), body)),
+        Err(DecodeError::Syntax(text)) if format == BodyFormat::Yaml => {
+            Err(unrecognized(kind, text.strip_prefix(YAML_PREFIX).unwrap_or(&text), body))
+        }
         Err(error) => Err(unrecognized(kind, &format!("couldn't get version/kind; json parse error: {error}"), body)),
     }
 }
+
+/// How errors of YAML begin where it is read into a value at once.
+pub const YAML_PREFIX: &str = "error converting YAML to JSON: ";
 
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> ApiError {
     ApiError::bad(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
@@ -104,36 +118,62 @@ fn summary(body: &[u8]) -> String {
 
 /// Fills in version and kind where they are missing, and refuses others.
 pub fn check_kind(value: &mut Value, expected: &Expected<'_>) -> Result<(), ApiError> {
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let (version, kind) = (text(&value["apiVersion"]), text(&value["kind"]));
-    if !version.is_empty() && version != expected.api_version {
-        return Err(ApiError::bad(format!(
-            "the API version in the data ({version}) does not match the expected API version ({})",
-            expected.api_version
-        )));
-    }
-    if !kind.is_empty() && kind != expected.kind {
-        return Err(ApiError::bad(format!(
-            "{kind} in version {:?} cannot be handled as a {}: converting (v1.{kind}) to (core.{}): unknown conversion",
-            expected.api_version, expected.kind, expected.kind
-        )));
+    let text = |field: &str, default: &str| match value[field].as_str() {
+        None | Some("") => default.to_owned(),
+        Some(given) => given.to_owned(),
+    };
+    let (version, kind) = (text("apiVersion", &expected.api_version), text("kind", expected.kind));
+    if kind != expected.kind || version != expected.api_version {
+        match kind_fault(&version, &kind, expected) {
+            Some(why) => return Err(expected.refuse(&kind, &version, why)),
+            None => {
+                return Err(ApiError::bad(format!(
+                    "the API version in the data ({version}) does not match the expected API version ({})",
+                    expected.api_version
+                )));
+            }
+        }
     }
     value["apiVersion"] = json!(expected.api_version);
     value["kind"] = json!(expected.kind);
     Ok(())
 }
 
-/// Checks types, lists unknown fields, and keeps what a typed decoder keeps.
-pub fn typed(value: &mut Value, expected: &Expected<'_>) -> Result<Vec<String>, ApiError> {
-    if !expected.custom {
-        decode::check_types(expected.schema, value).map_err(|error| expected.refuse(error))?;
+/// Why an object cannot become one of the expected kind; none if it could, were its version served here.
+pub fn kind_fault(api_version: &str, kind: &str, expected: &Expected<'_>) -> Option<String> {
+    const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
+    let (group, version) = group_version(api_version);
+    let wanted = group_version(&expected.api_version).0;
+    let inner = |group: &str| match group {
+        "" | "events.k8s.io" => "core".to_owned(),
+        group => group.split('.').next().unwrap_or_default().to_owned(),
+    };
+    if !expected.custom && mycelium_apimachinery::schema::types().for_gvk(group, version, kind).is_none() {
+        return Some(format!("no kind {kind:?} is registered for version {api_version:?} in scheme {SCHEME:?}"));
     }
+    if kind == expected.kind && inner(group) == inner(wanted) {
+        return None;
+    }
+    let (to, target) = (inner(wanted), expected.kind);
+    Some(format!("converting ({version}.{kind}) to ({to}.{target}): unknown conversion"))
+}
+
+/// Checks types, lists unknown fields, and keeps what a typed decoder keeps.
+pub fn typed(value: &mut Value, expected: &Expected<'_>) -> Result<Vec<String>, TypeError> {
+    if !expected.custom {
+        decode::check_types(expected.schema, value)?;
+    }
+    Ok(kept(value, expected))
+}
+
+/// Drops and lists what a typed decoder does not keep.
+pub fn kept(value: &mut Value, expected: &Expected<'_>) -> Vec<String> {
     let unknown = decode::check_strict(expected.schema, value);
     decode::prune(expected.schema, value);
     if !value["metadata"].is_object() {
         value["metadata"] = json!({});
     }
-    Ok(unknown)
+    unknown
 }
 
 /// Refuses, warns or keeps silent about what strict validation dislikes.
@@ -145,8 +185,18 @@ pub fn judge(
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Strict if !notes.is_empty() => {
-            Err(expected.refuse(format!("strict decoding error: {}", notes.join(", "))))
+            let why = format!("strict decoding error: {}", notes.join(", "));
+            Err(expected.refuse(expected.kind, &expected.api_version, why))
         }
-        _ => Ok(notes),
+        _ => Ok(notes.iter().flat_map(|note| warnings(note)).collect()),
+    }
+}
+
+/// What a fault is as warnings: YAML's comes as lines below a title.
+pub fn warnings(note: &str) -> Vec<String> {
+    let plain = note.strip_prefix(YAML_PREFIX).unwrap_or(note);
+    match plain.strip_prefix("yaml: unmarshal errors:\n") {
+        Some(lines) => lines.lines().map(|line| line.trim().to_owned()).collect(),
+        None => vec![note.to_owned()],
     }
 }

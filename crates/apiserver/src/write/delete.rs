@@ -92,7 +92,7 @@ impl DeleteOptions {
         // Clients send it in the version of the resource as well.
         value["apiVersion"] = json!(expected.api_version);
         decode::check_kind(&mut value, &expected)?;
-        let notes = decode::typed(&mut value, &expected)?;
+        let notes = decode::typed(&mut value, &expected).map_err(|why| ApiError::bad(why.to_string()))?;
         decode::judge(notes, &expected, FieldValidation::Ignore)?;
         Ok(value)
     }

@@ -89,20 +89,19 @@ pub fn scale_answer(cx: &Context<'_>, entry: &Entry) -> Result<Response<Body>, A
 pub fn check_url(cx: &Context<'_>, object: &Value) -> Result<(), ApiError> {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (name, namespace) = (text("name"), text("namespace"));
-    if name.is_empty() {
-        return Err(ApiError::bad("name must be provided"));
-    }
-    if name != cx.path.name {
-        return Err(ApiError::bad(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            cx.path.name
-        )));
-    }
     if cx.resource.namespaced() && !namespace.is_empty() && namespace != cx.path.namespace {
-        return Err(ApiError::bad(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
-            cx.path.namespace
-        )));
+        return Err(ApiError::bad(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let given = &cx.path.name;
+    if name.is_empty() {
+        let why = "name must be provided";
+        return Err(ApiError::bad(format!("the name of the object ({given} based on URL) was undeterminable: {why}")));
+    }
+    if name != *given {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({given})");
+        return Err(ApiError::BadRequest(why));
     }
     Ok(())
 }
@@ -215,6 +214,8 @@ fn prepare(
     let mut object = to_storage(cx, object);
     if cx.resource.namespaced() {
         object["metadata"]["namespace"] = cx.path.namespace.as_str().into();
+    } else if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("namespace");
     }
     object["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
     if part == Part::Binding {
