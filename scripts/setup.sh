@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building, running and testing need. Does nothing, and needs no network, when they are there.
-#   scripts/setup.sh run|test|bench|vm
+#   scripts/setup.sh run|test|bench|vm        (all but run: also QEMU, and a kernel for test guests)
 set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
 run=(nftables iproute2 kmod curl ca-certificates)
 test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl)
-vm=(qemu-system-x86 e2fsprogs mmdebstrap)
+vm=(busybox-static e2fsprogs mmdebstrap)
 bench=(etcd-server podman containerd runc crun)
 
 case "${1:-run}" in
@@ -17,9 +17,56 @@ case "${1:-run}" in
   *) echo "usage: $0 run|test|bench|vm" >&2; exit 2 ;;
 esac
 
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mycelium
+
+installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
+
+# QEMU, newer than Debian 12's own where the backport can be had (7.2 works too), and the kernel that test guests boot:
+# unpacked into the cache, not installed.
+virtual_machines() {
+  local qemu=(qemu-system-x86 qemu-utils)
+  if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-img >/dev/null; then
+    [[ $(id -u) == 0 ]] || { echo "setup: QEMU is missing. Run as root: apt-get install ${qemu[*]}" >&2; exit 1; }
+    echo "setup: installing ${qemu[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    local suite=
+    if grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then
+      suite=bookworm-backports
+      grep -rqs "$suite" /etc/apt/sources.list /etc/apt/sources.list.d ||
+        echo "deb ${MIRROR:-http://deb.debian.org/debian} $suite main" > /etc/apt/sources.list.d/mycelium-backports.list
+    fi
+    apt-get update -qq
+    # Both from one place: the two of different versions do not go together.
+    { [[ -n $suite ]] && apt-get install -y -qq --no-install-recommends -t "$suite" "${qemu[@]}" </dev/null >/dev/null; } ||
+      apt-get install -y -qq --no-install-recommends "${qemu[@]}" </dev/null >/dev/null
+  fi
+
+  local guest=$cache/guest-kernel
+  [[ ! -e $guest/vmlinuz ]] || return 0
+  echo "setup: fetching a kernel for test guests"
+  local work package
+  work=$(mktemp -d)
+  chmod 755 "$work"
+  package=$(apt-cache depends --important linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' | head -1)
+  if [[ -z $package ]]; then
+    [[ $(id -u) != 0 ]] || apt-get update -qq
+    package=$(apt-cache depends --important linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' | head -1)
+  fi
+  (cd "$work" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x "$package"_*.deb unpacked)
+  mkdir -p "$guest/modules"
+  local module
+  for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net; do
+    find "$work/unpacked" -name "$module.ko*" -exec cp {} "$guest/modules/" \;
+  done
+  find "$guest/modules" -name '*.xz' -exec xz -d {} +
+  cp "$work"/unpacked/boot/vmlinuz-* "$guest/vmlinuz.new"
+  mv "$guest/vmlinuz.new" "$guest/vmlinuz"
+  rm -rf "$work"
+}
+
 missing=()
 for package in "${want[@]}"; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  installed "$package" || missing+=("$package")
 done
 if ((${#missing[@]})); then
   if [[ $(id -u) != 0 ]]; then
@@ -39,5 +86,7 @@ fi
 
 # Tests drive a kubectl; `make run` does without one.
 if [[ ${1:-run} == test || ${1:-run} == bench ]]; then
-  "$(dirname "$0")/kubectl.sh" "${TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/mycelium/bin}"
+  "$(dirname "$0")/kubectl.sh" "${TOOLS:-$cache/bin}"
 fi
+
+[[ ${1:-run} == run ]] || virtual_machines

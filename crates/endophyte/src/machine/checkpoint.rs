@@ -9,12 +9,13 @@
 //! pages and copy them; what QEMU itself wrote meanwhile is found by a last look. When the last epoch wrote much, a first round
 //! of copying happens before the guest is stopped.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::clock;
+use crate::clock::monotonic;
+
 use super::copy::Copier;
 use super::dirty::DirtyTracker;
 use super::error::Result;
@@ -130,8 +131,18 @@ impl Checkpointer {
     ///
     /// When it fails, the guest goes on if QEMU still can, and the next capture holds the whole memory.
     pub fn capture(&mut self, epoch: u64, at_stop: &mut dyn FnMut()) -> Result<Capture> {
+        self.capture_then(epoch, at_stop, Then::Continue)
+    }
+
+    /// Like [`Checkpointer::capture`], but the guest stays stopped: what it does next, it does elsewhere. [`Machine::cont`] takes
+    /// it back.
+    pub fn capture_and_hold(&mut self, epoch: u64, at_stop: &mut dyn FnMut()) -> Result<Capture> {
+        self.capture_then(epoch, at_stop, Then::Hold)
+    }
+
+    fn capture_then(&mut self, epoch: u64, at_stop: &mut dyn FnMut(), then: Then) -> Result<Capture> {
         self.mend()?;
-        let outcome = self.try_capture(epoch, at_stop);
+        let outcome = self.try_capture(epoch, at_stop, then);
         if let Err(error) = &outcome
             && !error.is_gone()
         {
@@ -142,7 +153,7 @@ impl Checkpointer {
         Ok(capture)
     }
 
-    fn try_capture(&mut self, epoch: u64, at_stop: &mut dyn FnMut()) -> Result<Capture> {
+    fn try_capture(&mut self, epoch: u64, at_stop: &mut dyn FnMut(), then: Then) -> Result<Capture> {
         let mut pages = self.copier.empty();
         let early_pages = if self.expected >= EARLY_COPY_FROM { self.take_into(&mut pages)? } else { 0 };
         self.cursor = 0;
@@ -161,9 +172,14 @@ impl Checkpointer {
         let save = lap.lap();
         let last = self.take_into(&mut pages)?;
         let rescan = lap.lap();
-        let started = self.machine.qmp.send("cont", Value::Null)?;
+        let started = match then {
+            Then::Continue => Some(self.machine.qmp.send("cont", Value::Null)?),
+            Then::Hold => None,
+        };
         let devices = self.machine.state.take();
-        self.machine.qmp.wait(started)?;
+        if let Some(started) = started {
+            self.machine.qmp.wait(started)?;
+        }
         let cont = lap.lap();
         let timing = PauseTiming {
             total: lap.last - begin,
@@ -208,18 +224,25 @@ impl Checkpointer {
     }
 }
 
+/// What the guest does after a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Continue,
+    Hold,
+}
+
 /// A stopwatch.
 struct Lap {
-    last: Instant,
+    last: Duration,
 }
 
 impl Lap {
     fn start() -> Lap {
-        Lap { last: clock::now() }
+        Lap { last: monotonic() }
     }
 
     fn lap(&mut self) -> Duration {
-        let now = clock::now();
+        let now = monotonic();
         let lap = now - self.last;
         self.last = now;
         lap

@@ -219,7 +219,9 @@ impl Arguments {
             if let Some(initrd) = initrd {
                 self.add("-initrd", initrd.as_os_str());
             }
-            self.add("-append", cmdline.as_str());
+            if !cmdline.is_empty() {
+                self.add("-append", cmdline.as_str());
+            }
         }
     }
 
@@ -230,7 +232,8 @@ impl Arguments {
                 "-blockdev",
                 joined("driver=nbd,node-name=disk,reconnect-delay=10,server.type=unix,server.path=", socket),
             );
-            self.add("-device", "virtio-blk-pci,id=disk,drive=disk,bootindex=0,werror=stop,rerror=stop");
+            let first = if config.boot == Boot::Disk { ",bootindex=0" } else { "" };
+            self.add("-device", format!("virtio-blk-pci,id=disk,drive=disk,werror=stop,rerror=stop{first}"));
         }
         if let Some(seed) = &config.seed {
             self.add("-blockdev", joined("driver=file,node-name=seed,read-only=on,filename=", seed));

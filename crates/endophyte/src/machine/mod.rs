@@ -15,7 +15,6 @@
 //! `docs/vm-checkpoints.md` tells why it is done this way, with figures.
 
 mod checkpoint;
-mod clock;
 mod config;
 mod copy;
 mod dirty;

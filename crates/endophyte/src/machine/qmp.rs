@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::clock;
+use crate::clock::monotonic;
+
 use super::error::{MachineError, Result};
 
 /// How long QEMU may take to answer.
@@ -123,14 +124,14 @@ impl Qmp {
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Event> {
-        let deadline = clock::now() + limit;
+        let deadline = monotonic() + limit;
         loop {
             while let Some(event) = self.events.pop_front() {
                 if event.name == name && wanted(&event.data) {
                     return Ok(event);
                 }
             }
-            let left = deadline.saturating_duration_since(clock::now());
+            let left = deadline.saturating_sub(monotonic());
             if left.is_zero() {
                 return Err(MachineError::Timeout { during: name.to_owned(), seconds: limit.as_secs() });
             }
