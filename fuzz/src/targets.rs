@@ -44,6 +44,26 @@ const CRD: &[u8] = br#"{"type":"object","properties":{"spec":{"type":"object","p
 "list":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["a"],"items":{"type":"object",
 "properties":{"a":{"type":"string"}}}},"m":{"type":"object","additionalProperties":{"x-kubernetes-int-or-string":true}}}}}}"#;
 
+const VM: &[u8] = br#"{"apiVersion":"mycelium.network/v1","kind":"EndophyteVM","metadata":{"name":"a"},"spec":{"vmSpec":
+{"cpuCores":4,"memorySize":"8Gi","networkConfig":{"attachment":"tap:br0,name=a","mac":"52:54:00:00:00:01"}},
+"distributedRAM":{"throttleThreshold":0.7,"throttlingCurve":"linear"},"backupStrategy":{"nodes":["10.0.0.2:7400"]}}}"#;
+
+/// A zero page, a difference and a page packed with lz4, all in the first shard.
+#[cfg(feature = "vm")]
+const PAGES: &[u8] = &[
+    0, 0, 0, 0, 0, 0, 0, 0, 47, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 1, 1, 9, 0, 9, 1, 2, 3, 4, 4, 3, 2, 7, 7, 1, 26,
+    31, 7, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 246, 80, 7, 7, 7, 7, 7,
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+#[cfg(feature = "vm")]
+const FRAME: &[u8] = b"MYEF\x01\0\0\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\
+\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\00123456789abcdefv";
+
+#[cfg(feature = "vm")]
+const ARP: &[u8] = b"\xff\xff\xff\xff\xff\xff\x52\x54\0\0\0\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01\x52\x54\0\0\0\x01\
+\x0a\0\0\x02\0\0\0\0\0\0\x0a\0\0\x01";
+
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "json", run: json, seeds: &[POD] },
@@ -60,6 +80,13 @@ pub const TARGETS: &[Target] = &[
         seeds: &[b"a=b,c in (d,e),!f,g notin (h),i>1", b"status.phase!=Running,a.b=c\\,d"],
     },
     Target { name: "quantity", run: quantity, seeds: &[b"1.5Gi", b"-100m", b"1e-3", b"12E"] },
+    Target { name: "vm_document", run: vm_document, seeds: &[VM] },
+    #[cfg(feature = "vm")]
+    Target { name: "pages", run: pages, seeds: &[PAGES] },
+    #[cfg(feature = "vm")]
+    Target { name: "frame", run: frame, seeds: &[FRAME] },
+    #[cfg(feature = "vm")]
+    Target { name: "learned", run: learned, seeds: &[ARP] },
     Target { name: "names", run: names, seeds: &[b"example.com/name", b"a-b.c"] },
     #[cfg(feature = "engine")]
     Target {
@@ -221,6 +248,49 @@ fn quantity(bytes: &[u8]) {
         assert_eq!(again.to_string(), canonical);
         let _ = (quantity.value(), quantity.milli_value());
     }
+}
+
+/// An accepted document is accepted again as it prints itself.
+fn vm_document(bytes: &[u8]) {
+    use mycelium_api::endophyte::EndophyteVM;
+    let Some(Ok(vm)) = parse(bytes).map(|value| EndophyteVM::from_value(&value)) else { return };
+    let printed = serde_json::to_value(&vm).expect("a document prints itself");
+    assert_eq!(EndophyteVM::from_value(&printed), Ok(vm));
+}
+
+/// Whatever a section says, it stays inside memory and its bound.
+#[cfg(feature = "vm")]
+fn pages(bytes: &[u8]) {
+    use mycelium_endophyte::codec::{PAGE, PageDecoder, PageSink};
+    struct Memory(Vec<[u8; PAGE]>);
+    impl PageSink for Memory {
+        fn pages(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn read_page(&self, index: u64, into: &mut [u8; PAGE]) {
+            *into = self.0[index as usize];
+        }
+        fn write_page(&mut self, index: u64, from: &[u8; PAGE]) {
+            self.0[index as usize] = *from;
+        }
+    }
+    let Ok(decoded) = PageDecoder::new(300, 1 << 20).decode(bytes) else { return };
+    assert!(decoded.unpacked_bytes() <= 1 << 20);
+    let _ = decoded.apply(&mut Memory(vec![[0; PAGE]; 300]));
+}
+
+#[cfg(feature = "vm")]
+fn frame(bytes: &[u8]) {
+    use mycelium_endophyte::codec::{EpochFrame, Header};
+    let Ok(header) = Header::read(bytes) else { return };
+    let _ = EpochFrame::open(&bytes.to_vec().into(), &header.id);
+}
+
+#[cfg(feature = "vm")]
+fn learned(bytes: &[u8]) {
+    use mycelium_endophyte::egress::Learned;
+    let mut learned = Learned::from_bytes(bytes).unwrap_or_default();
+    learned.observe(bytes);
 }
 
 fn names(bytes: &[u8]) {

@@ -44,6 +44,8 @@ pub use decode::{DecodedPages, PageDecoder, PageError};
 pub use encode::{EncodeStats, EncodedPages, EncoderConfig, PageEncoder};
 pub use frame::{EpochFrame, EpochId, Expected, FrameError, FrameKind, Header, Parts, seal};
 
+use crate::machine::GuestMemory;
+
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
@@ -68,6 +70,21 @@ pub trait PageSink {
     /// Makes page `index` zero.
     fn zero_page(&mut self, index: u64) {
         self.write_page(index, &ZERO);
+    }
+}
+
+/// Clones share one memory: `pages.apply(&mut memory.clone())`.
+impl PageSink for GuestMemory {
+    fn pages(&self) -> u64 {
+        GuestMemory::pages(self)
+    }
+
+    fn read_page(&self, index: u64, into: &mut [u8; PAGE]) {
+        self.copy_page(index, into);
+    }
+
+    fn write_page(&mut self, index: u64, from: &[u8; PAGE]) {
+        GuestMemory::write_page(self, index, from);
     }
 }
 

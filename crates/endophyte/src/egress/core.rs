@@ -229,6 +229,11 @@ impl Core {
         self.fenced
     }
 
+    /// Whether frames wait that belong to no sealed epoch yet.
+    pub(super) fn has_unsealed(&self) -> bool {
+        self.queue.has_open()
+    }
+
     pub(super) fn learned(&self) -> &Learned {
         &self.learned
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mycelium_api::endophyte::{Attachment, Mac};
@@ -166,6 +166,8 @@ struct Shared {
     epoll: Arc<OwnedFd>,
     /// Ends the thread's wait.
     wake: OwnedFd,
+    /// Told by the thread when output begins to wait.
+    waiting: Condvar,
 }
 
 impl Shared {
@@ -198,7 +200,7 @@ impl Nic {
         let data = epoll::EventData::new_u64(Source::Wake as u64);
         epoll::add(&epoll, &wake, data, epoll::EventFlags::IN).map_err(watch)?;
         let core = Mutex::new(Core::new(config, Arc::clone(&epoll))?);
-        let shared = Arc::new(Shared { core, epoll, wake });
+        let shared = Arc::new(Shared { core, epoll, wake, waiting: Condvar::new() });
         let served = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("nic".into()).spawn(move || serve(&served));
         Ok(Self { shared, thread: Some(thread.map_err(NicError::Watch)?) })
@@ -234,6 +236,15 @@ impl Nic {
     pub fn announce(&self) {
         self.shared.core().announce();
         self.shared.wake();
+    }
+
+    /// Waits until the guest has said something that no seal has taken yet, at most for `timeout`. True when it has.
+    /// With nothing to say an epoch may be long; the first frame is the moment to make it short.
+    pub fn wait_for_output(&self, timeout: Duration) -> bool {
+        let core = self.shared.core();
+        let quiet = |core: &mut Core| !core.has_unsealed() && !core.is_fenced();
+        let outcome = self.shared.waiting.wait_timeout_while(core, timeout, quiet);
+        outcome.unwrap_or_else(PoisonError::into_inner).0.has_unsealed()
     }
 
     /// The guest's addresses.
@@ -284,6 +295,9 @@ fn serve(shared: &Shared) {
                     let _ = rustix::io::read(shared.wake.as_fd(), &mut [0_u8; 8]);
                 }
             }
+        }
+        if core.is_fenced() || core.has_unsealed() {
+            shared.waiting.notify_all();
         }
         if core.is_fenced() {
             return;

@@ -180,6 +180,11 @@ impl EgressQueue {
         self.frames
     }
 
+    /// Whether frames wait that are not sealed.
+    pub fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The epoch sealed last.
     pub fn last_sealed(&self) -> Option<u64> {
         self.last

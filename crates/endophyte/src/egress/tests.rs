@@ -221,6 +221,19 @@ fn ingress_flows_while_egress_is_held_and_best_effort_lets_it_go() {
 }
 
 #[test]
+fn the_first_frame_of_an_epoch_wakes_who_waits_for_it() {
+    let mut bench = bench(Mode::OutputCommit, Limits::default());
+    assert!(!bench.nic.wait_for_output(Duration::from_millis(5)));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| bench.nic.wait_for_output(Duration::from_secs(10)));
+        bench.qemu.write_all(&framed(&numbered(1, 60))).unwrap();
+        assert!(waiter.join().unwrap());
+    });
+    bench.nic.seal(1).unwrap();
+    assert!(!bench.nic.wait_for_output(Duration::from_millis(5)));
+}
+
+#[test]
 fn a_full_queue_stops_reading_and_loses_nothing() {
     let limits = Limits { bytes: 1 << 20, frames: 1 << 20 };
     let mut bench = bench(Mode::OutputCommit, limits);
