@@ -50,6 +50,8 @@ pub struct DirtyMap {
     fine: Vec<u8>,
     regions: Vec<u8>,
     region_last: Vec<u64>,
+    /// A write of bits failed: the file may lack some that are set here.
+    lacking: bool,
 }
 
 impl DirtyMap {
@@ -109,6 +111,7 @@ impl DirtyMap {
             fine: vec![0; blocks.div_ceil(8) as usize],
             regions: vec![0; regions.div_ceil(8) as usize],
             region_last: vec![0; regions as usize],
+            lacking: false,
         }
     }
 
@@ -135,9 +138,9 @@ impl DirtyMap {
         ranges
     }
 
-    /// Marks blocks as written in `epoch`; to be called before they are.
+    /// Marks blocks as written in `epoch`, or in one that is not known yet (`u64::MAX`); to be called before they are.
     pub fn mark(&mut self, blocks: std::ops::Range<u64>, epoch: u64) -> Result<()> {
-        let code = self.code(epoch);
+        let code = if epoch == u64::MAX { NEVER } else { self.code(epoch) };
         let mut first_new = None;
         let mut last_new = 0;
         for block in blocks {
@@ -150,14 +153,21 @@ impl DirtyMap {
             *last = if *last == NEVER { NEVER } else { code.max(*last) };
             self.region_last[(block / REGION_BLOCKS) as usize] = epoch;
         }
-        let Some(first) = first_new else { return Ok(()) };
-        self.mark_regions(first / REGION_BLOCKS..last_new / REGION_BLOCKS + 1)?;
-        let bytes = (first / 8) as usize..(last_new / 8) as usize + 1;
-        self.storage.write(&self.fine[bytes.clone()], self.fine_at() + bytes.start as u64).on("write", &self.path)
+        let bytes = match first_new {
+            _ if self.lacking => 0..self.fine.len(),
+            Some(first) => (first / 8) as usize..(last_new / 8) as usize + 1,
+            None => return Ok(()),
+        };
+        let regions = first_new.unwrap_or(0) / REGION_BLOCKS..last_new / REGION_BLOCKS + 1;
+        let lacked = std::mem::replace(&mut self.lacking, true);
+        self.mark_regions(regions, lacked)?;
+        self.storage.write(&self.fine[bytes.clone()], self.fine_at() + bytes.start as u64).on("write", &self.path)?;
+        self.lacking = false;
+        Ok(())
     }
 
-    fn mark_regions(&mut self, regions: std::ops::Range<u64>) -> Result<()> {
-        if regions.clone().all(|region| get(&self.regions, region)) {
+    fn mark_regions(&mut self, regions: std::ops::Range<u64>, lacked: bool) -> Result<()> {
+        if !lacked && regions.clone().all(|region| get(&self.regions, region)) {
             return Ok(());
         }
         regions.for_each(|region| set(&mut self.regions, region));
@@ -179,6 +189,7 @@ impl DirtyMap {
     pub fn age(&mut self, epoch: u64) {
         let code = self.code(epoch);
         self.last.iter_mut().filter(|last| **last == NEVER).for_each(|last| *last = code);
+        self.region_last.iter_mut().for_each(|last| *last = epoch.min(*last));
     }
 
     /// Every host has what `position` says: clears the blocks that were not written since.
@@ -206,7 +217,9 @@ impl DirtyMap {
         let clean: Vec<u64> = (0..)
             .zip(blocks.zip(&self.region_last))
             .filter(|(region, (blocks, last))| {
-                get(&self.regions, *region) && **last + REGION_IDLE < settled && blocks.iter().all(|last| *last == 0)
+                get(&self.regions, *region)
+                    && last.saturating_add(REGION_IDLE) < settled
+                    && blocks.iter().all(|last| *last == 0)
             })
             .map(|(region, _)| region)
             .collect();

@@ -20,15 +20,22 @@
 //!
 //! What a flush means, and what survives which loss, is in `docs/vm-disk.md`.
 
+#[cfg(test)]
+mod crash_tests;
 mod dirty;
 mod epoch;
 mod error;
 mod image;
+mod journal;
 mod log;
 mod meta;
 pub mod nbd;
 mod primary;
+mod replica;
 mod storage;
+pub mod sync;
+#[cfg(test)]
+mod sync_tests;
 
 use std::fmt;
 
@@ -37,6 +44,7 @@ pub use error::{DiskError, Result};
 pub use log::WriteLog;
 pub use nbd::BlockServer;
 pub use primary::{Disk, DiskStats, Protection};
+pub use replica::{Committed, Replica, ReplicaFiles, ReplicaOptions};
 pub use storage::{DiskFile, Storage};
 
 /// The unit of hashing, of copying and of the map of differences.
@@ -62,6 +70,7 @@ mod names {
     pub const IMAGE: &str = "disk.raw";
     pub const META: &str = "disk.meta";
     pub const MAP: &str = "disk.map";
+    pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
 }
 
 /// The blocks that a range meets.

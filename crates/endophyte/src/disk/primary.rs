@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::dirty::{DirtyMap, this_boot};
@@ -65,10 +66,38 @@ pub struct DiskStats {
     pub written: u64,
 }
 
+/// A base position, and the blocks outside of which the image has the content there.
+pub(super) type Differences = (Position, Vec<std::ops::Range<u64>>);
+
 /// The disk of a VM: cheap to clone, all clones are the same disk.
 #[derive(Clone)]
 pub struct Disk {
     shared: Arc<Shared>,
+    syncer: Arc<Syncer>,
+}
+
+/// The thread that syncs the image after seals; it ends with the last clone of the disk.
+struct Syncer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Syncer {
+    /// Ends the thread, if there is one; the recording that it belongs to must be over, or ends here.
+    fn stop(&self) {
+        self.shared.state().generation += 1;
+        self.shared.changed.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 pub(super) struct Shared {
@@ -132,40 +161,45 @@ impl Disk {
             position: Position::default(),
             size,
         });
-        Self::assemble(dir, Box::new(file), meta_file, Meta { size, ..meta }, None)
+        let map_path = dir.join(names::MAP);
+        let map = match DirtyMap::load(Box::new(DiskFile::open_locked(&map_path)?), &map_path, size, this_boot())? {
+            Ok(map) if meta.tracked => Ok(map),
+            Ok(map) => Err(Some(map.into_storage())),
+            Err(storage) => Err(Some(storage)),
+        };
+        // A disk that has grown has no map: its replicas need a full comparison.
+        let tracked = map.is_ok();
+        Self::assemble(dir, Box::new(file), meta_file, Meta { size, tracked, ..meta }, map)
     }
 
-    /// Puts the parts of a disk together. `map` is given when it is open already.
+    /// Puts the parts of a disk together; `map` is the map of differences, or the file for one.
     pub(super) fn assemble(
         dir: &Path,
         file: Box<dyn Storage>,
         mut meta_file: MetaFile,
-        mut meta: Meta,
-        map: Option<DirtyMap>,
+        meta: Meta,
+        map: Result<DirtyMap, Option<Box<dyn Storage>>>,
     ) -> Result<Self> {
-        let map_path = dir.join(names::MAP);
-        let (map, unmapped) = match map {
-            Some(map) => (Some(map), None),
-            None => {
-                let storage = Box::new(DiskFile::open_locked(&map_path)?);
-                match DirtyMap::load(storage, &map_path, meta.size, this_boot())? {
-                    Ok(map) if meta.tracked => (Some(map), None),
-                    Ok(map) => (None, Some(map.into_storage())),
-                    Err(storage) => (None, Some(storage)),
-                }
-            }
-        };
-        if meta.tracked && map.is_none() {
-            // The disk has grown: replicas of the old size need a full comparison.
-            meta.tracked = false;
-        }
         meta_file.store(&meta)?;
+        let (map, unmapped) = match map {
+            Ok(map) => (Some(map), None),
+            Err(storage) => (None, storage),
+        };
         let path = dir.join(names::IMAGE);
         let size = meta.size;
         let stats = DiskStats::default();
         let state = State { recording: None, map, unmapped, meta_file, meta, stats, generation: 0 };
-        let shared = Shared { file, path, map_path, size, state: Mutex::new(state), changed: Condvar::new() };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            file,
+            path,
+            map_path: dir.join(names::MAP),
+            size,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        };
+        let shared = Arc::new(shared);
+        let syncer = Syncer { shared: Arc::clone(&shared), thread: Mutex::new(None) };
+        Ok(Self { shared, syncer: Arc::new(syncer) })
     }
 
     /// The size in bytes.
@@ -181,6 +215,7 @@ impl Disk {
     /// Starts to record writes for replication. From here on [`Disk::seal`] ends epochs, and a flush costs nothing:
     /// what makes it durable is that nobody learns of it before its epoch is held by backups (`docs/vm-disk.md`).
     pub fn protect(&self, protection: Protection) -> Result<()> {
+        self.syncer.stop();
         let mut state = self.state();
         let position = Position { term: protection.term, epoch: protection.epoch.saturating_sub(1) };
         if let Some(storage) = state.unmapped.take() {
@@ -203,10 +238,9 @@ impl Disk {
         state.recording = Some(Recording { protection, epoch, log, draining: false, warned: false, settled });
         drop(state);
         let shared = Arc::clone(&self.shared);
-        std::thread::Builder::new()
-            .name("disk-sync".into())
-            .spawn(move || shared.sync_after_seals(generation, every))
-            .on("start a thread for", &self.shared.path)?;
+        let sync = move || shared.sync_after_seals(generation, every);
+        let thread = Builder::new().name("disk-sync".into()).spawn(sync).on("start a thread for", &self.shared.path)?;
+        *self.syncer.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
     }
 
@@ -214,11 +248,10 @@ impl Disk {
     pub fn unprotect(&self) -> Result<()> {
         let mut state = self.state();
         state.recording = None;
-        state.generation += 1;
         state.stats.log_max = 0;
         state.stats.log_bytes = 0;
         drop(state);
-        self.shared.changed.notify_all();
+        self.syncer.stop();
         self.shared.file.sync().on("sync", &self.shared.path)
     }
 
@@ -310,9 +343,13 @@ impl Disk {
     }
 
     /// The disk's history, where its image is compared, and the blocks that may differ from other hosts'.
-    pub(super) fn differences(&self) -> (Lineage, Option<(Position, Vec<std::ops::Range<u64>>)>) {
+    pub(super) fn differences(&self) -> (Lineage, Option<Differences>) {
         let state = self.state();
         (state.meta.lineage, state.map.as_ref().map(|map| (map.base(), map.marked())))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.shared.path
     }
 
     pub(super) fn file(&self) -> &dyn Storage {
@@ -386,10 +423,10 @@ impl Shared {
     }
 
     /// Syncs the image after seals, in the background, so that an epoch reaches the medium without costing the pause.
-    fn sync_after_seals(self: &Arc<Self>, generation: u64, every: Duration) {
+    fn sync_after_seals(&self, generation: u64, every: Duration) {
         let mut synced = None;
         let mut state = self.state();
-        while state.generation == generation && Arc::strong_count(self) > 1 {
+        while state.generation == generation {
             let sealed = state.recording.as_ref().map(|recording| recording.epoch.saturating_sub(1));
             if sealed != synced {
                 drop(state);
