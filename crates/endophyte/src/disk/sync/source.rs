@@ -1,6 +1,7 @@
 //! The side that has the disk.
 
 use std::collections::{HashMap, VecDeque};
+use std::iter;
 
 use super::{BATCH, Blocks, Hash, HashRun, Message, Progress, bytes_of, count, is_zero, union};
 use crate::disk::error::{DiskError, IoContext, Result};
@@ -163,9 +164,9 @@ impl Source {
         let (ours, map) = self.disk.differences();
         let all = self.disk.size().div_ceil(BLOCK);
         let before = Position { term: epoch.term, epoch: epoch.epoch.saturating_sub(1) };
-        let (base, mine) = map.unwrap_or((before, vec![0..all]));
+        let (base, mine) = map.unwrap_or((before, iter::once(0..all).collect()));
         let related = lineage == ours && size == self.disk.size() && position.is_some_and(|at| at >= base);
-        let compare = if related { union(mine.into_iter().chain(marked), all) } else { union([0..all], all) };
+        let compare = if related { union(mine.into_iter().chain(marked), all) } else { union(iter::once(0..all), all) };
         self.total = count(&compare);
         self.stage = Stage::Comparing;
         let size = self.disk.size();
