@@ -264,10 +264,16 @@ impl Core {
         if let Err(error) = stream.set_nonblocking(true) {
             return tracing::error!(%error, "QEMU's network connection cannot be used");
         }
-        self.disconnect();
+        self.hang_up();
         self.qemu = Some(Watched::new(stream));
         self.stats.connections += 1;
         self.settle();
+    }
+
+    /// Ends a connection, after reading what its QEMU wrote before it went.
+    fn hang_up(&mut self) {
+        self.read_qemu(true);
+        self.disconnect();
     }
 
     /// What was half sent to or by this QEMU is void; what it sent whole stays in its epoch.
@@ -450,7 +456,7 @@ impl Core {
                 Ok(sent) => self.ingress_sent += sent,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                Err(_) => self.disconnect(),
+                Err(_) => self.hang_up(),
             }
         }
         if self.ingress_waiting() == 0 {
