@@ -120,6 +120,19 @@ impl PageEncoder {
         }
     }
 
+    /// Takes it that the receivers hold these pages already, for instance because they followed the primary that this
+    /// host has taken over from: they count as unchanged until they change.
+    pub fn assume<'a>(&mut self, pages: impl PageList<'a>) {
+        for (index, page) in pages {
+            let (shard, local) = to_local(index);
+            let shard = &mut self.shards[shard];
+            if let Some(hash) = shard.hashes.get_mut(local as usize) {
+                *hash = if page == &ZERO { IS_ZERO } else { page_hash(page, shard.seed) };
+                shard.cache.remove(local);
+            }
+        }
+    }
+
     /// Encodes `pages` for links that carry `link_bytes_per_s`.
     ///
     /// Pages beyond the configured memory are ignored.

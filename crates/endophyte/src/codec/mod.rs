@@ -16,6 +16,13 @@
 //! A page counts as unchanged by a seeded 128-bit hash. A delta carries 32 bits of the hash of what it applies to:
 //! memory that has drifted apart is noticed before a byte of it is written.
 //!
+//! # Who holds what
+//!
+//! An encoder speaks to all backups at once, and remembers what it said. A backup that joins gets a full copy from an
+//! encoder of its own ([`FrameKind::Base`]), which stands for one epoch; from the next one on it follows the common
+//! stream. A host that takes over starts with [`PageEncoder::assume`] for backups that hold the same epoch, and with a
+//! full copy for others. After a section that was lost, [`PageEncoder::forget`].
+//!
 //! # Page section, version 1 (integers little-endian, `v` for LEB128)
 //!
 //! ```text

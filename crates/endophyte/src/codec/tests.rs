@@ -236,6 +236,20 @@ fn zero_and_unchanged_pages_cost_next_to_nothing() {
 }
 
 #[test]
+fn a_new_primary_sends_only_what_changes_after_it_took_over() {
+    let mut guest = Memory((0..PAGES as usize * PAGE).map(|at| (at / 3000) as u8).collect());
+    let indices: Vec<u64> = (0..PAGES).collect();
+    let mut encoder = PageEncoder::new(EncoderConfig::new(PAGES, 4 << 20, 1));
+    encoder.assume(list(&indices, &guest.0));
+    let mut backup = Memory(guest.0.clone());
+    make(guest.page_mut(7), &Change::Bytes(9, vec![1, 2, 3]));
+    let encoded = encoder.encode(list(&indices, &guest.0), 1);
+    assert_eq!((encoded.stats.unchanged, encoded.stats.raw), (PAGES - 1, 1), "{:?}", encoded.stats);
+    PageDecoder::new(PAGES, 1 << 20).decode(&joined(&encoded.chunks)).unwrap().apply(&mut backup).unwrap();
+    assert!(guest.0 == backup.0);
+}
+
+#[test]
 fn what_unpacks_to_too_much_is_refused() {
     let mut config = EncoderConfig::new(PAGES, 0, 1);
     config.compression = Compression::Zstd;
