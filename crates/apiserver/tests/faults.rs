@@ -183,6 +183,7 @@ async fn patches_that_do_not_fit() {
         patch(&here, PATCH, json!([{"op": "turn", "path": "/data/a"}]), INVALID, "the server rejected our request due to an error in our request"),
         patch(&here, PATCH, json!({}), BAD, "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
         patch(&here, PATCH, json!([1]), BAD, "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"),
+        patch(&format!("{here}?fieldValidation=Strict"), PATCH, json!([{"op": "test", "path": "/data/a", "value": "b", "vlue": 1}]), INVALID, " \"\" is invalid: patch: Invalid value: …"),
         patch(&here, MERGE, json!([]), BAD, "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
         case(("PATCH", &here, MERGE), "{\"a\"", BAD, "error decoding patch: unexpected end of JSON input"),
         case(("PATCH", &here, STRATEGIC), "{\"a\"", BAD, "unexpected end of JSON input"),

@@ -87,7 +87,10 @@ impl Patch {
             return Err(ApiError::BadRequest(text));
         }
         let title = if format == PatchFormat::Json { "json patch " } else { "" };
-        let faults = notes.into_iter().map(|note| format!("{title}{note}")).collect();
+        let mut faults: Vec<String> = notes.into_iter().map(|note| format!("{title}{note}")).collect();
+        if format == PatchFormat::Json {
+            faults.extend(unknown_members(&value));
+        }
         Ok(Self { format, value, faults, validation })
     }
 
@@ -150,6 +153,16 @@ impl Patch {
         let fault = FieldError::invalid(&Path::new("patch"), shown, why);
         ApiError::Invalid { group: String::new(), kind: String::new(), name: String::new(), errors: vec![fault] }
     }
+}
+
+/// Members that operations of a JSON patch do not have.
+fn unknown_members(patch: &Value) -> Vec<String> {
+    let operations = patch.as_array().map(Vec::as_slice).unwrap_or_default().iter().enumerate();
+    let members = operations.flat_map(|(at, op)| op.as_object().into_iter().flatten().map(move |(name, _)| (at, name)));
+    members
+        .filter(|(_, name)| !matches!(name.as_str(), "op" | "path" | "from" | "value"))
+        .map(|(at, name)| format!("json patch unknown field \"[{at}].{name}\""))
+        .collect()
 }
 
 fn patch_failure(error: patch::PatchError) -> ApiError {
