@@ -75,10 +75,17 @@ impl Credentials {
     /// The logins of `~/.docker/config.json` below `home`; none if there is no such file.
     pub fn of_home(home: &Path) -> Result<Self, CredentialsError> {
         let mut credentials = Self::default();
-        if let Ok(json) = std::fs::read(home.join(".docker/config.json")) {
-            credentials.add_docker_config(&json)?;
-        }
+        credentials.add_home(home)?;
         Ok(credentials)
+    }
+
+    /// Adds the logins of `~/.docker/config.json` below `home`, if there is such a file. Of two logins for the same
+    /// registry the one added first is tried first.
+    pub fn add_home(&mut self, home: &Path) -> Result<(), CredentialsError> {
+        match std::fs::read(home.join(".docker/config.json")) {
+            Ok(json) => self.add_docker_config(&json),
+            Err(_) => Ok(()),
+        }
     }
 
     fn add(&mut self, logins: BTreeMap<String, Login>) {

@@ -31,6 +31,22 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The pod's own logins, then the machine's (`docker login` writes them to the home of root).
+fn logins(secrets: &[PullSecret], home: &Path) -> Credentials {
+    let mut credentials = Credentials::none();
+    for secret in secrets {
+        // A secret that is not understood is as good as none; the registry then says what it wants.
+        let _ = match secret {
+            PullSecret::Config(json) => credentials.add_docker_config(json),
+            PullSecret::Cfg(json) => credentials.add_docker_cfg(json),
+        };
+    }
+    if let Err(error) = credentials.add_home(home) {
+        tracing::warn!(%error, home = %home.display(), "the machine's .docker/config.json is not used");
+    }
+    credentials
+}
+
 fn to_pod_image(images: &Images, reference: &str, image: &Image) -> Result<PodImage, ImageError> {
     let layers = images.lowerdirs(image).map_err(|e| ImageError::Store(chain(&e)))?;
     let named = mycelium_image::Reference::from_str_lenient(reference);
@@ -78,15 +94,8 @@ impl ImageSource for Images {
         secrets: &'a [PullSecret],
     ) -> BoxFuture<'a, Result<PodImage, ImageError>> {
         Box::pin(async move {
-            let mut credentials = Credentials::none();
-            for secret in secrets {
-                // A secret that is not understood is as good as none; the registry then says what it wants.
-                let _ = match secret {
-                    PullSecret::Config(json) => credentials.add_docker_config(json),
-                    PullSecret::Cfg(json) => credentials.add_docker_cfg(json),
-                };
-            }
-            let options = PullOptions { credentials, ..PullOptions::default() };
+            let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
+            let options = PullOptions { credentials: logins(secrets, Path::new(&home)), ..PullOptions::default() };
             let image = Images::pull(self, reference, options).await.map_err(|error| match error.kind {
                 PullErrorKind::InvalidName => {
                     ImageError::InvalidName { reference: reference.to_owned(), reason: error.to_string() }
@@ -133,5 +142,26 @@ impl PodNetwork for Network {
     fn resolv_conf(&self, namespace: &str, spec: &PodSpec) -> String {
         let host_network = spec.host_network == Some(true);
         Network::resolv_conf(self, namespace, host_network, spec.dns_policy.as_deref(), spec.dns_config.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_brings_its_logins_and_the_machine_has_some() {
+        let home = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(home.path().join(".docker")).expect("a folder");
+        let config = |user: &str| format!(r#"{{"auths": {{"r.test": {{"username": "{user}", "password": "p"}}}}}}"#);
+        std::fs::write(home.path().join(".docker/config.json"), config("machine")).expect("writes");
+        let own = [PullSecret::Config(config("pod").into_bytes())];
+        let mut expected = Credentials::none();
+        expected.add_docker_config(config("machine").as_bytes()).expect("well formed");
+        assert_eq!(format!("{:?}", logins(&[], home.path())), format!("{expected:?}"));
+        let both = format!("{:?}", logins(&own, home.path()));
+        assert_eq!(both.matches("r.test").count(), 2, "{both}");
+        std::fs::write(home.path().join(".docker/config.json"), "{").expect("writes");
+        assert_eq!(format!("{:?}", logins(&own, home.path())).matches("r.test").count(), 1, "a bad file does no harm");
     }
 }

@@ -1,13 +1,15 @@
 //! What the machine must have, and what to do when it has not.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow};
+use mycelium_net::NetError;
 
 /// One thing that was looked for.
 struct Finding {
     fault: String,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 /// The oldest kernel on which everything the engine uses is known to be there.
@@ -19,18 +21,34 @@ pub fn check() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         findings.push(Finding {
             fault: "not run as root".to_owned(),
-            remedy: "run it with sudo: pods need namespaces, cgroups and network interfaces",
+            remedy: "run it with sudo: pods need namespaces, cgroups and network interfaces".into(),
         });
     }
     findings.extend(kernel());
     findings.extend(file_systems(&std::fs::read_to_string("/proc/filesystems").unwrap_or_default()));
     findings.extend(cgroups());
     findings.extend(tool("nft", "install it: apt-get install nftables"));
-    if findings.is_empty() {
-        return Ok(());
-    }
+    if findings.is_empty() { Ok(()) } else { Err(not_ready(&findings)) }
+}
+
+fn not_ready(findings: &[Finding]) -> Error {
     let list: Vec<String> = findings.iter().map(|f| format!("  - {}; {}", f.fault, f.remedy)).collect();
-    bail!("this machine is not ready for an engine:\n{}", list.join("\n"))
+    anyhow!("this machine is not ready for an engine:\n{}", list.join("\n"))
+}
+
+/// Why the pod network could not be set up: what the kernel lacks, where that is the reason. Trying everything takes a
+/// while, so that it is done only after a failure. Blocking.
+pub fn network(error: NetError) -> Error {
+    let missing = match error {
+        NetError::Netlink { .. } | NetError::Io { .. } | NetError::Nft(_) => mycelium_net::check(),
+        _ => Vec::new(),
+    };
+    let findings: Vec<Finding> = missing
+        .into_iter()
+        .map(|missing| Finding { fault: format!("it lacks {}", missing.what), remedy: missing.remedy.into() })
+        .collect();
+    let error = Error::new(error).context("the pod network cannot be set up");
+    if findings.is_empty() { error } else { error.context(not_ready(&findings)) }
 }
 
 fn kernel() -> Option<Finding> {
@@ -39,7 +57,7 @@ fn kernel() -> Option<Finding> {
     let version = (parts.next()?, parts.next()?);
     (version < KERNEL_MIN).then(|| Finding {
         fault: format!("the kernel is {}", release.trim()),
-        remedy: "boot Linux 5.15 or newer (Debian 12 has 6.1)",
+        remedy: "boot Linux 5.15 or newer (Debian 12 has 6.1)".into(),
     })
 }
 
@@ -49,7 +67,7 @@ fn file_systems(known: &str) -> Option<Finding> {
     let loadable = Path::new("/sys/module/overlay").exists() || overlay_module_installed();
     (!has("overlay") && !loadable).then(|| Finding {
         fault: "the kernel has no overlay file system".to_owned(),
-        remedy: "load it (modprobe overlay) or boot a kernel with CONFIG_OVERLAY_FS",
+        remedy: "load it (modprobe overlay) or boot a kernel with CONFIG_OVERLAY_FS".into(),
     })
 }
 
@@ -70,7 +88,7 @@ fn cgroups() -> Option<Finding> {
     });
     (!mounted).then(|| Finding {
         fault: "no cgroup hierarchy with the memory controller is mounted".to_owned(),
-        remedy: "mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        remedy: "mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup".into(),
     })
 }
 
@@ -78,7 +96,7 @@ fn tool(name: &str, remedy: &'static str) -> Option<Finding> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin".into(), "/sbin".into()];
     let found = std::env::split_paths(&path).chain(extra).any(|dir| dir.join(name).is_file());
-    (!found).then(|| Finding { fault: format!("the tool `{name}` is missing"), remedy })
+    (!found).then(|| Finding { fault: format!("the tool `{name}` is missing"), remedy: remedy.into() })
 }
 
 #[cfg(test)]

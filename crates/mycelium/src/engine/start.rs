@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::instance::{Instance, Record};
-use super::{bootstrap, sources};
+use super::{bootstrap, preflight, sources};
 use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
@@ -91,7 +91,10 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
 
-    let network = network.await?.context("the pod network cannot be set up")?;
+    let network = match network.await? {
+        Ok(network) => network,
+        Err(error) => return Err(tokio::task::spawn_blocking(|| preflight::network(error)).await?),
+    };
     let pods_api = listen_for_pods(&network, api.address.port()).await?;
     let pods_address = pods_api.local_addr()?;
     if let SocketAddr::V4(address) = pods_address {

@@ -84,3 +84,52 @@ fn log_lines(engine: &Engine, pod: &str) -> usize {
     )));
     found.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no log of {pod}: {found:?}"))
 }
+
+#[test]
+fn a_pod_whose_shim_is_killed_is_made_anew() {
+    let mut engine = Engine::start();
+    engine.import_busybox();
+    // A time that no other test sleeps for tells this pod's processes from others.
+    let command_line = format!("sleep 31{:06}", std::process::id() % 1_000_000);
+    engine.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: victim}}, spec: {{terminationGracePeriodSeconds: 0, containers: \
+         [{{name: main, image: 'busybox:test', command: [sh, -c, '{command_line}; true']}}]}}}}"
+    ));
+    engine.kubectl(&["wait", "--for=condition=Ready", "pod/victim", "--timeout=120s"]);
+    let dir = engine.dir().display().to_string();
+    let made_anew = |engine: &Engine, restarts: &str| {
+        engine.wait_value("pod/victim", "{.status.containerStatuses[0].restartCount}", restarts);
+        engine.wait_value("pod/victim", "{.status.containerStatuses[0].ready}", "true");
+        engine.kubectl(&["exec", "victim", "--", "true"]);
+        eventually("nothing of the first sandbox is left", || {
+            let alive = processes(&command_line).len();
+            // The shell and the program it runs.
+            if alive == 2 { Ok(()) } else { Err(format!("{alive} processes run {command_line}")) }
+        });
+    };
+    kill_shims(&dir);
+    made_anew(&engine, "1");
+    assert!(engine.kubectl(&["get", "events"]).contains("SandboxChanged"));
+
+    engine.kill();
+    kill_shims(&dir);
+    engine.up();
+    made_anew(&engine, "2");
+    engine.down();
+    assert_eq!(processes(&command_line), [""; 0]);
+}
+
+/// `pid command line` of what has `part` in its command line.
+fn processes(part: &str) -> Vec<String> {
+    let all = run(command("ps").args(["-eo", "pid,args"]));
+    all.lines().filter(|line| line.contains(part)).map(|line| line.trim().to_owned()).collect()
+}
+
+/// `kill -9` of the shims of the engine with this directory.
+fn kill_shims(dir: &str) {
+    let shims = processes(&format!("{dir}/pods/"));
+    assert!(!shims.is_empty(), "a shim runs");
+    for shim in shims {
+        run(command("kill").args(["-9", shim.split_whitespace().next().expect("pid")]));
+    }
+}

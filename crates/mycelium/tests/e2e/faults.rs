@@ -111,3 +111,19 @@ fn bad_requests_get_kubernetes_answers() {
     let said = engine.kubectl_fails(&["get", "pod", "nobody"]);
     assert!(said.contains("Error from server (NotFound): pods \"nobody\" not found"), "{said}");
 }
+
+#[test]
+fn what_the_kernel_lacks_for_the_network_is_told_with_its_remedy() {
+    let engine = Engine::prepare();
+    let tools = tempfile::tempdir().expect("folder");
+    let nft = tools.path().join("nft");
+    // Answers for its version, and says no to every rule, as where the modules are missing.
+    let script = "#!/bin/sh\ncase $1 in --version) echo nftables v1;; *) echo 'Error: Operation not supported' >&2; exit 1;; esac\n";
+    std::fs::write(&nft, script).expect("write");
+    std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("PATH"));
+    let said = complaint(engine.up_command().env("PATH", path));
+    assert!(said.contains("not ready for an engine") && said.contains("Operation not supported"), "{said}");
+    assert!(said.contains("load the kernel modules nf_tables"), "{said}");
+    assert!(!said.contains("veth"), "what is there is not complained about: {said}");
+}

@@ -5,11 +5,13 @@
 mod adoption;
 mod cli;
 mod clients;
+mod disk;
 mod durability;
 mod faults;
 mod lifecycle;
 mod network;
 mod platform;
 mod pods;
+mod probes;
 mod software;
 mod support;

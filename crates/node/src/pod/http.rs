@@ -209,10 +209,12 @@ async fn health(host: &str, port: u16, service: &str) -> Result<u64, String> {
         .body(Full::new(health_request(service)))
         .map_err(|e| e.to_string())?;
     let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    // An error without a message has its code in the headers.
+    let early = answer.headers().get("grpc-status").cloned();
     let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
     connection.abort();
-    let code =
-        body.trailers().and_then(|t| t.get("grpc-status")).and_then(|v| v.to_str().ok()).unwrap_or("0").to_owned();
+    let code = early.as_ref().or_else(|| body.trailers()?.get("grpc-status"));
+    let code = code.and_then(|v| v.to_str().ok()).unwrap_or("0");
     if code != "0" {
         return Err(format!("rpc error: code = {code}"));
     }

@@ -200,8 +200,17 @@ async fn shim_and_network(ctx: &Context, pod: &Pod, dir: &Path, attempt: u32) ->
         _ => {
             let sandbox = describe(ctx, pod, dir, attempt);
             let limits = pod.spec.as_ref().map(pod_limits).unwrap_or_default();
-            let group = sandbox.cgroup.clone();
-            let made = tokio::task::spawn_blocking(move || Hierarchies::get().create(&group, &limits)).await;
+            let (group, orphans) = (sandbox.cgroup.clone(), dir.join(SANDBOX).exists());
+            let made = tokio::task::spawn_blocking(move || {
+                let groups = Hierarchies::get();
+                if orphans {
+                    // The shim of an earlier sandbox is gone; its containers have nobody left who would end them.
+                    groups.kill(&group);
+                    groups.remove(&group)?;
+                }
+                groups.create(&group, &limits)
+            })
+            .await;
             made.unwrap_or_else(|e| Err(std::io::Error::other(e)))
                 .map_err(|e| SandboxError::Io(format!("cannot make the cgroup {}", sandbox.cgroup), e))?;
             let (_, watch) = Shim::start(dir, &sandbox, &ctx.shim).await?;

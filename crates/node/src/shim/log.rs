@@ -139,6 +139,9 @@ impl Log {
         }
         if self.file.write_all(out).is_ok() {
             self.size += out.len() as u64;
+        } else {
+            // Half a line would spoil the one after it.
+            let _ = self.file.set_len(self.size);
         }
     }
 
