@@ -76,3 +76,111 @@ async fn closing_is_heard_by_the_peer_with_its_reason() {
     assert!(matches!(ends.far.recv().await, Err(Error::Closed(CloseReason::Peer))));
     assert!(matches!(ends.near.send(0, Priority::Bulk, vec![]).await, Err(Error::Closed(CloseReason::Local))));
 }
+
+/// A listener and one proxy for each of `count` connections to it.
+async fn proxied(count: usize, options: Options) -> (common::Ends, Vec<Proxy>) {
+    let group = Group::create().unwrap();
+    let listener = Listener::bind(&[LOOPBACK.parse().unwrap()], group.issue("far").unwrap(), options).await.unwrap();
+    let mut proxies = Vec::new();
+    for _ in 0..count {
+        proxies.push(Proxy::new(listener.addresses()[0]).await);
+    }
+    let remote = proxies.iter().map(|proxy| proxy.address).collect();
+    (link_through(remote, listener, &group, count, options).await, proxies)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn altered_bytes_cost_a_connection_and_nothing_else() {
+    let (ends, proxies) = proxied(3, Options::default()).await;
+    let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 60));
+    for round in 0..3 {
+        drink_some(&ends.far, round * 15, 15).await;
+        proxies[round as usize].set(Mood::Flip);
+    }
+    drink_some(&ends.far, 45, 15).await;
+    sending.await.unwrap().unwrap();
+    until("all are back", || ends.near.connections() == 3).await;
+    let flipped = proxies.iter().filter(|proxy| !proxy.is(Mood::Flip)).count();
+    assert!(flipped > 0 && ends.near.stats().lost_connections >= 1, "{:?}", ends.near.stats());
+}
+
+async fn drink_some(link: &Link, from: u64, count: u64) {
+    for number in from..from + count {
+        assert!(link.recv().await.unwrap().payload == pattern(number, 200_000), "message {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_connections_are_made_up_for_and_dialled_again() {
+    let (ends, proxies) = proxied(4, Options::default()).await;
+    let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 60));
+    drink_some(&ends.far, 0, 20).await;
+    for proxy in &proxies[1..] {
+        proxy.set(Mood::Cut);
+    }
+    drink_some(&ends.far, 20, 40).await;
+    sending.await.unwrap().unwrap();
+    for proxy in &proxies {
+        proxy.set(Mood::Honest);
+    }
+    until("all are back", || ends.near.connections() == 4 && ends.far.connections() == 4).await;
+    assert!(ends.near.try_recv().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_stands_still_holds_nothing_up() {
+    // Long enough for the stalled connection to stay in place.
+    let options = Options { dead_after: Duration::from_secs(20), ..Options::default() };
+    let (ends, proxies) = proxied(3, options).await;
+    let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 90));
+    drink_some(&ends.far, 0, 20).await;
+    proxies[0].set(Mood::Stalled);
+    drink_some(&ends.far, 20, 70).await;
+    sending.await.unwrap().unwrap();
+    let stats = ends.near.stats();
+    assert_eq!(stats.connections.len(), 3, "it was not lost: {stats:?}");
+    assert_eq!(stats.connections.iter().filter(|c| c.state == PathState::Stalled).count(), 1, "{stats:?}");
+    assert!(stats.connections.iter().any(|c| c.resent_chunks > 0), "{stats:?}");
+    assert!(serde_json::to_string(&stats).unwrap().contains("\"state\":\"stalled\""));
+    // It moves again, and takes part again.
+    proxies[0].set(Mood::Honest);
+    until("it has recovered", || ends.near.stats().connections.iter().all(|c| c.state == PathState::Active)).await;
+    let before: u64 = ends.near.stats().connections.iter().map(|c| c.sent_bytes).min().unwrap();
+    let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 60));
+    drink(&ends.far, 5, 200_000, 60).await;
+    sending.await.unwrap().unwrap();
+    assert!(ends.near.stats().connections.iter().all(|c| c.sent_bytes > before), "{:?}", ends.near.stats());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_takes_nothing_bounds_memory_on_both_sides() {
+    let options = Options { receive_window: 2 << 20, send_buffer: 3 << 20, ..Options::default() };
+    let ends = link(4, options).await;
+    let sending = tokio::spawn(pump(ends.near.clone(), 1, 100_000, 100));
+    until("the window is full", || ends.far.stats().held_bytes > 1_900_000).await;
+    // Urgent messages get through and are taken first, whatever waits.
+    ends.near.send(2, Priority::Urgent, vec!["heartbeat".into()]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(ends.far.stats().held_bytes <= (2 << 20) + 1000, "{:?}", ends.far.stats());
+    assert!(ends.near.stats().queued_bytes <= 3 << 20, "{:?}", ends.near.stats());
+    assert!(!sending.is_finished());
+    assert_eq!(ends.far.recv().await.unwrap().channel, 2);
+    drink(&ends.far, 1, 100_000, 100).await;
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_its_peer_forgot_is_closed() {
+    let (ends, proxies) = proxied(2, Options::default()).await;
+    let session_gone = ends.far.clone();
+    for proxy in &proxies {
+        proxy.set(Mood::Cut);
+    }
+    until("the far side has lost every connection", || session_gone.connections() == 0).await;
+    session_gone.close();
+    for proxy in &proxies {
+        proxy.set(Mood::Honest);
+    }
+    let reason = ends.near.closed().await;
+    assert!(matches!(reason, CloseReason::Forgotten | CloseReason::Silent { .. }), "{reason:?}");
+}

@@ -10,6 +10,9 @@
 //! The bandwidth is the highest rate of delivery in the last two measuring periods. Samples taken while there was too
 //! little to send can raise it, never lower it. The window is what such a connection can hold without queueing for
 //! more than a few milliseconds; that is what keeps urgent messages quick and a slow connection's share small.
+//!
+//! The least round trip is measured anew now and then with an almost empty connection: the window follows from it, and
+//! one that was measured behind the window's own queue would make the window grow for ever.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,6 +33,8 @@ const WINDOW_TIME: f64 = 0.005;
 const BANDWIDTH_FIRST: f64 = 12_500_000.0;
 const WINDOW_FIRST: u64 = 256 * 1024;
 const PERIOD_MIN: Duration = Duration::from_millis(200);
+/// For how long the least round trip counts.
+const RTT_AGE: Duration = Duration::from_secs(30);
 const STALL_MIN: Duration = Duration::from_millis(150);
 const STALL_MAX: Duration = Duration::from_secs(1);
 
@@ -84,6 +89,8 @@ pub struct Path {
     delivered_at: Time,
     limited: bool,
     rtt_min: Option<(Time, Duration)>,
+    /// Since when the window is small for the sake of `rtt_min`.
+    probing: Option<Time>,
     rtt: Option<Duration>,
     best: f64,
     best_before: f64,
@@ -108,6 +115,7 @@ impl Path {
             delivered_at: now,
             limited: true,
             rtt_min: None,
+            probing: None,
             rtt: None,
             best: 0.0,
             best_before: 0.0,
@@ -147,6 +155,7 @@ impl Path {
     /// How many bytes may be on the connection at once.
     pub fn window(&self) -> u64 {
         match self.bandwidth() {
+            Some(_) if self.probing.is_some() => self.chunk_bytes().into(),
             Some(bandwidth) => {
                 let time = 2.0 * self.rtt_floor().as_secs_f64() + WINDOW_TIME;
                 (bandwidth * time) as u64 + 2 * u64::from(self.chunk_bytes())
@@ -227,9 +236,21 @@ impl Path {
     /// Takes the answer to a ping.
     pub fn pong(&mut self, rtt: Duration, now: Time) {
         self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
-        let outdated = |at: Time| now.saturating_sub(at) > Duration::from_secs(10);
-        if self.rtt_min.is_none_or(|(at, least)| rtt <= least || outdated(at)) {
-            self.rtt_min = Some((now, rtt));
+        let asked = now.saturating_sub(rtt);
+        match self.rtt_min {
+            Some((at, least)) if rtt > least => match self.probing {
+                None if now.saturating_sub(at) > RTT_AGE => self.probing = Some(now),
+                // What was asked a moment after the beginning saw a connection that had been emptied.
+                Some(since) if asked > since + 2 * least => {
+                    self.rtt_min = Some((now, rtt));
+                    self.probing = None;
+                }
+                _ => {}
+            },
+            _ => {
+                self.rtt_min = Some((now, rtt));
+                self.probing = None;
+            }
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Limits {
 #[derive(Default)]
 struct Channel {
     next: u64,
+    /// Its messages that wait in `ready`, which no urgent one of the same channel may overtake.
+    waiting: usize,
     partial: BTreeMap<u64, Partial>,
 }
 
@@ -72,6 +74,7 @@ pub struct Receiver {
     limits: Limits,
     channels: HashMap<u16, Channel>,
     ready: VecDeque<Message>,
+    ready_urgent: VecDeque<Message>,
     bulk: Account,
     urgent: Account,
 }
@@ -83,6 +86,7 @@ impl Receiver {
             limits,
             channels: HashMap::new(),
             ready: VecDeque::new(),
+            ready_urgent: VecDeque::new(),
             bulk: Account::default(),
             urgent: Account::default(),
         }
@@ -118,16 +122,22 @@ impl Receiver {
         let account = if header.urgent { &mut self.urgent } else { &mut self.bulk };
         let first = partial.received == u64::from(header.length);
         account.received += if first { cost(header.length.into()) } else { header.length.into() };
-        let before = self.ready.len();
+        let next = channel.next;
         while let Some(entry) = channel.partial.first_entry()
             && *entry.key() == channel.next
             && entry.get().is_complete()
         {
             let (urgent, payload) = (entry.get().urgent, entry.remove().assemble());
-            self.ready.push_back(Message { channel: header.channel, payload, urgent });
+            let message = Message { channel: header.channel, payload, urgent };
+            if urgent && channel.waiting == 0 {
+                self.ready_urgent.push_back(message);
+            } else {
+                channel.waiting += 1;
+                self.ready.push_back(message);
+            }
             channel.next += 1;
         }
-        Ok(self.ready.len() > before)
+        Ok(channel.next > next)
     }
 
     /// A chunk stopped arriving because its connection died.
@@ -141,9 +151,18 @@ impl Receiver {
         }
     }
 
-    /// The next message for the application.
+    /// The next message for the application: urgent ones first.
     pub fn take(&mut self) -> Option<Message> {
-        let message = self.ready.pop_front()?;
+        let message = match self.ready_urgent.pop_front() {
+            Some(message) => message,
+            None => {
+                let message = self.ready.pop_front()?;
+                if let Some(channel) = self.channels.get_mut(&message.channel) {
+                    channel.waiting -= 1;
+                }
+                message
+            }
+        };
         let account = if message.urgent { &mut self.urgent } else { &mut self.bulk };
         account.consumed += cost(message.payload.len() as u64);
         Some(message)
@@ -167,7 +186,7 @@ impl Receiver {
 
     /// Whether no message waits for the application.
     pub fn is_drained(&self) -> bool {
-        self.ready.is_empty()
+        self.ready.is_empty() && self.ready_urgent.is_empty()
     }
 
     /// Bytes that arrived and were not taken.

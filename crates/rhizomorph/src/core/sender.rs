@@ -203,7 +203,7 @@ impl Sender {
             .collect();
         best.sort_unstable();
         best.truncate(wanted);
-        if best.is_empty() && chunk.carriers.is_empty() {
+        if best.is_empty() && !self.is_carried(id) {
             self.waiting.push_back(id);
         }
         for (_, path) in best {
@@ -424,10 +424,12 @@ impl Sender {
     /// Sends elsewhere too what should have been acknowledged on this connection for some time.
     fn hedge_late(&mut self, path: PathId, now: Time) -> bool {
         let mut late = Vec::new();
+        // Round trips that have become long already are a busy machine's, not a lost chunk's.
+        let usual = 2 * self.paths[&path].rtt().unwrap_or_default();
         for sent in &self.paths[&path].in_flight {
             let Some(chunk) = self.chunks.get_mut(&sent.chunk) else { continue };
             let grace = if chunk.urgent { LATE_URGENT } else { LATE_BULK };
-            if now < sent.due + (sent.due - sent.at) + grace {
+            if now < sent.due + (sent.due - sent.at) + grace + usual {
                 break;
             }
             if !chunk.hedged {

@@ -1,0 +1,133 @@
+//! Links over several rate-limited wires between two machines. Need root.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::network::{CLOCK, Received, Wire, Wires, clock_us};
+use common::{pattern, until};
+use mycelium_rhizomorph::{CloseReason, Link, Options, PathState, Priority};
+use tokio::task::JoinHandle;
+
+/// Slow enough for a busy machine and an unoptimised build.
+const MEGABITS: u32 = 12;
+const BYTES_PER_SECOND: f64 = MEGABITS as f64 * 1e6 / 8.0;
+const SECOND: Duration = Duration::from_secs(1);
+
+fn flood(link: &Link) -> JoinHandle<()> {
+    let (link, message) = (link.clone(), pattern(2, 200_000));
+    tokio::spawn(async move { while link.send(0, Priority::Bulk, vec![message.clone()]).await.is_ok() {} })
+}
+
+/// The best of some seconds: what else runs on the machine can only make it less.
+async fn best_rate(received: &Received, seconds: u32) -> f64 {
+    let mut best: f64 = 0.0;
+    for _ in 0..seconds {
+        best = best.max(received.rate(SECOND).await);
+    }
+    best
+}
+
+#[test]
+fn four_wires_carry_four_times_as_much_as_one() {
+    let rates: Vec<f64> = [1, 4]
+        .into_iter()
+        .map(|count| {
+            let wires = Wires::new(count, Wire::Rate(MEGABITS));
+            let rate = Mutex::new(0.0);
+            wires.run(Options::default(), |link: Link, received: Arc<Received>| {
+                let rate = &rate;
+                async move {
+                    let flood = flood(&link);
+                    received.rate(SECOND).await;
+                    *rate.lock().unwrap() = best_rate(&received, 4).await;
+                    let stats = link.stats();
+                    let all: u64 = stats.connections.iter().map(|c| c.sent_bytes).sum();
+                    let fair = all as f64 / f64::from(count);
+                    assert!(
+                        stats.connections.iter().all(|c| (c.sent_bytes as f64 / fair - 1.0).abs() < 0.3),
+                        "{stats:?}"
+                    );
+                    flood.abort();
+                }
+            });
+            rate.into_inner().unwrap()
+        })
+        .collect();
+    let ratio = rates[1] / rates[0];
+    println!("one wire {:.2} MB/s, four {:.2} MB/s: {ratio:.2}", rates[0] / 1e6, rates[1] / 1e6);
+    assert!(ratio >= 3.6, "{rates:?}");
+}
+
+#[test]
+fn throughput_follows_what_is_left() {
+    let wires = Wires::new(4, Wire::Rate(MEGABITS));
+    wires.run(Options::default(), |link: Link, received: Arc<Received>| {
+        let wires = &wires;
+        async move {
+            let flood = flood(&link);
+            received.rate(2 * SECOND).await;
+            // One cut without a word, one slowed to a tenth: a second later two and a tenth are used.
+            wires.set(0, Wire::Cut);
+            wires.set(1, Wire::Rate(MEGABITS / 10));
+            received.rate(SECOND).await;
+            let rate = best_rate(&received, 3).await;
+            assert!(rate > 2.1 * 0.8 * BYTES_PER_SECOND, "{rate}: {:?}", link.stats());
+            // All but one cut.
+            wires.set(1, Wire::Cut);
+            wires.set(2, Wire::Cut);
+            received.rate(SECOND).await;
+            let rate = best_rate(&received, 3).await;
+            assert!(rate > 0.8 * BYTES_PER_SECOND, "{rate}: {:?}", link.stats());
+            // All there again.
+            for wire in 0..3 {
+                wires.set(wire, Wire::Rate(MEGABITS));
+            }
+            until("every wire carries its part again", || {
+                let connections = link.stats().connections;
+                connections.iter().filter(|c| c.state == PathState::Active && c.share > 0.15).count() == 4
+            })
+            .await;
+            flood.abort();
+        }
+    });
+}
+
+#[test]
+fn urgent_messages_hardly_wait_on_a_full_wire() {
+    let wires = Wires::new(2, Wire::Rate(MEGABITS));
+    wires.run(Options::default(), |link: Link, received: Arc<Received>| async move {
+        let flood = flood(&link);
+        received.rate(SECOND).await;
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let clock = clock_us().to_le_bytes().to_vec();
+            link.send(CLOCK, Priority::Urgent, vec![clock.into()]).await.unwrap();
+        }
+        until("they are there", || received.latencies_us().len() == 100).await;
+        let latencies = received.latencies_us();
+        println!("urgent: median {} us, most {} us", latencies[50], latencies[99]);
+        // The queue ahead holds megabytes, which would take seconds.
+        assert!(link.stats().queued_bytes > 10_000_000);
+        assert!(latencies[50] < 100_000, "{latencies:?}");
+        flood.abort();
+    });
+}
+
+#[test]
+fn a_peer_behind_cut_wires_is_dead_after_the_given_time() {
+    let wires = Wires::new(2, Wire::Rate(100));
+    let options = Options { dead_after: Duration::from_millis(700), ..Options::default() };
+    wires.run(options, |link: Link, _| {
+        let wires = &wires;
+        async move {
+            // Silence of the application is no reason to die.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!(link.connections(), 2);
+            wires.set(0, Wire::Cut);
+            wires.set(1, Wire::Cut);
+            assert_eq!(link.closed().await, CloseReason::Silent { after_ms: 700 });
+        }
+    });
+}
