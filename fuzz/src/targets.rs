@@ -64,6 +64,25 @@ const FRAME: &[u8] = b"MYEF\x01\0\0\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\
 const ARP: &[u8] = b"\xff\xff\xff\xff\xff\xff\x52\x54\0\0\0\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01\x52\x54\0\0\0\x01\
 \x0a\0\0\x02\0\0\0\0\0\0\x0a\0\0\x01";
 
+/// Client flags, GO with block sizes, then a write's header.
+#[cfg(feature = "vm")]
+const NBD: &[u8] = b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x08\0\0\0\0\0\x01\0\x03\x25\x60\x95\x13\0\x01\0\x01\
+\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x10\0\0\0\x02\0";
+
+/// Hashes of two blocks and a run of zeroes.
+#[cfg(feature = "vm")]
+const SYNC_HASHES: &[u8] = b"\x02\x05\0\0\0\0\0\0\0\x01abcdefghijklmnopabcdefghijklmnop\0\x07\0\0\0\0\0\0\0\
+\x01ABCDEFGHIJKLMNOPABCDEFGHIJKLMNOP";
+
+#[cfg(feature = "vm")]
+const SYNC_PLAN: &[u8] = b"\x01\0\0\x10\0\0\0\0\0lineagelineage16\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\
+\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0";
+
+/// Data and zeroes; the checksum is the target's to add.
+#[cfg(feature = "vm")]
+const DISK_EPOCH: &[u8] = b"\x01\x09\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\0\
+\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\x01abc";
+
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "json", run: json, seeds: &[POD] },
@@ -87,6 +106,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame", run: frame, seeds: &[FRAME] },
     #[cfg(feature = "vm")]
     Target { name: "learned", run: learned, seeds: &[ARP] },
+    #[cfg(feature = "vm")]
+    Target { name: "nbd", run: nbd, seeds: &[NBD] },
+    #[cfg(feature = "vm")]
+    Target { name: "disk_sync", run: disk_sync, seeds: &[SYNC_HASHES, SYNC_PLAN] },
+    #[cfg(feature = "vm")]
+    Target { name: "disk_epoch", run: disk_epoch, seeds: &[DISK_EPOCH] },
     Target { name: "names", run: names, seeds: &[b"example.com/name", b"a-b.c"] },
     #[cfg(feature = "engine")]
     Target {
@@ -291,6 +316,51 @@ fn learned(bytes: &[u8]) {
     use mycelium_endophyte::egress::Learned;
     let mut learned = Learned::from_bytes(bytes).unwrap_or_default();
     learned.observe(bytes);
+}
+
+/// A client's bytes, cut as the server would cut them.
+#[cfg(feature = "vm")]
+fn nbd(bytes: &[u8]) {
+    use mycelium_endophyte::disk::nbd::proto::{self, Negotiation, Next, OptionHeader, PAYLOAD_MAX, Request};
+    let Some((flags, mut rest)) = bytes.split_first_chunk::<4>() else { return };
+    let Ok(negotiation) = Negotiation::new(1 << 30, u32::from_be_bytes(*flags)) else { return };
+    loop {
+        let Some((header, after)) = rest.split_first_chunk::<{ proto::OPTION_LEN }>() else { return };
+        let Ok(header) = OptionHeader::decode(header) else { return };
+        let Some((data, after)) = after.split_at_checked(header.len as usize) else { return };
+        rest = after;
+        let mut reply = Vec::new();
+        match negotiation.option(header.option, data, &mut reply) {
+            Ok(Next::Option) => assert!(!reply.is_empty()),
+            Ok(Next::Transmission) => break,
+            Ok(Next::Hangup) | Err(_) => return,
+        }
+    }
+    while let Some((header, after)) = rest.split_first_chunk::<{ proto::REQUEST_LEN }>() {
+        rest = after;
+        let Ok(request) = Request::decode(header) else { return };
+        let writes = matches!(request.command, proto::Command::Write { .. });
+        assert!(!writes || request.len <= PAYLOAD_MAX);
+        let inside = u128::from(request.offset) + u128::from(request.len) <= 1 << 30;
+        assert!(inside || !writes || request.check(1 << 30).is_err());
+    }
+}
+
+#[cfg(feature = "vm")]
+fn disk_sync(bytes: &[u8]) {
+    use mycelium_endophyte::disk::sync::Message;
+    let Ok(message) = Message::decode(bytes.to_vec().into()) else { return };
+    assert_eq!(Message::decode(message.encode()), Ok(message));
+}
+
+#[cfg(feature = "vm")]
+fn disk_epoch(bytes: &[u8]) {
+    use mycelium_endophyte::disk::DiskEpoch;
+    let _ = DiskEpoch::decode(bytes.to_vec().into());
+    let sealed = [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat();
+    let Ok(epoch) = DiskEpoch::decode(sealed.clone().into()) else { return };
+    assert_eq!(epoch.to_bytes(), sealed);
+    assert!(epoch.data_bytes() <= bytes.len() as u64);
 }
 
 fn names(bytes: &[u8]) {

@@ -9,6 +9,7 @@
 //! | [`egress`] | the network card, which holds output back until its epoch is safe |
 //! | [`group`] | who runs the VM, which output may leave, who takes over |
 //! | [`machine`] | one QEMU: starting, controlling, checkpointing and restoring it |
+//! | [`seed`] | cloud-init's seed image from `osConfig.customization` |
 //! | [`spec`] | the document of a VM, and the images it names |
 //! | [`throttle`] | the replication buffer, slowing the guest, the length of epochs |
 
@@ -18,5 +19,6 @@ pub mod disk;
 pub mod egress;
 pub mod group;
 pub mod machine;
+pub mod seed;
 pub mod spec;
 pub mod throttle;
