@@ -48,12 +48,21 @@ impl Engine {
         bail!("the engine ended before it was ready")
     }
 
-    /// A client with the administrator's certificate.
-    pub async fn client(&self) -> Result<kube::Client> {
+    /// The administrator's access.
+    pub async fn config(&self) -> Result<kube::Config> {
         let kubeconfig = kube::config::Kubeconfig::read_from(self.dir.path().join("admin.kubeconfig"))?;
         let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(kube::Client::try_from(config)?)
+        Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?)
+    }
+
+    /// A client with the administrator's certificate.
+    pub async fn client(&self) -> Result<kube::Client> {
+        Ok(kube::Client::try_from(self.config().await?)?)
+    }
+
+    /// The engine's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The engine's resident memory in MiB (proc(5), `VmRSS`).
@@ -61,14 +70,6 @@ impl Engine {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
         line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap_or(0.0) / 1024.0
-    }
-
-    /// User and system time used so far (proc(5), fields 14 and 15, in ticks of 10 ms).
-    fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let ticks: u64 =
-            stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2).flat_map(str::parse::<u64>).sum();
-        Duration::from_millis(ticks * 10)
     }
 }
 
@@ -78,6 +79,14 @@ impl Drop for Engine {
         let _ = command(&self.binary).arg("down").arg("--data-dir").arg(self.dir.path()).stdout(Stdio::null()).status();
         let _ = self.child.wait();
     }
+}
+
+/// User and system time of a process so far (proc(5), fields 14 and 15, in ticks of 10 ms).
+pub fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ticks: u64 =
+        stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2).flat_map(str::parse::<u64>).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// `up` on an empty directory, ten times.
@@ -99,9 +108,9 @@ pub fn start_up(binary: &Path, report: &mut Report) -> Result<()> {
 pub fn idle(binary: &Path, report: &mut Report) -> Result<()> {
     let engine = Engine::start(binary, |_| Ok(()))?;
     std::thread::sleep(Duration::from_secs(5));
-    let (before, span) = (engine.cpu(), Duration::from_secs(30));
+    let (before, span) = (cpu(engine.pid()), Duration::from_secs(30));
     std::thread::sleep(span);
-    let used = (engine.cpu() - before).as_secs_f64() / span.as_secs_f64() * 100.0;
+    let used = (cpu(engine.pid()) - before).as_secs_f64() / span.as_secs_f64() * 100.0;
     report.row(
         "resident memory, idle, no pods",
         format!("{:.1} MiB", engine.resident_mib()),

@@ -49,6 +49,11 @@ impl Etcd {
         anyhow::bail!("etcd did not become ready")
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A connection of its own.
     pub async fn client(&self) -> Result<Client> {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;

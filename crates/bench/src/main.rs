@@ -3,15 +3,17 @@
 //! | file | measures |
 //! |---|---|
 //! | `engine.rs` | start-up, resident memory, idle CPU, and starts the engine for the others |
-//! | `writes.rs` | durable creates per second and write-to-watch latency, against etcd |
+//! | `creates.rs` | durable creates per second, against etcd |
+//! | `latency.rs` | write to watch event |
 //! | `pods.rs` | pod create to Running, against podman and containerd; 1 to 100 pods |
 //! | `report.rs` | the table |
 
+mod creates;
 mod engine;
 mod etcd;
+mod latency;
 mod pods;
 mod report;
-mod writes;
 
 use std::path::PathBuf;
 
@@ -46,10 +48,10 @@ fn main() -> Result<()> {
         engine::idle(&binary, &mut report)?;
     }
     if wants("writes") {
-        runtime.block_on(writes::creates(&binary, &mut report))?;
+        runtime.block_on(creates::creates(&binary, &mut report))?;
     }
     if wants("watch") {
-        runtime.block_on(writes::watch_latency(&binary, &mut report))?;
+        runtime.block_on(latency::watch_latency(&binary, &mut report))?;
     }
     if wants("pods") {
         runtime.block_on(pods::one_by_one(&binary, &mut report))?;
