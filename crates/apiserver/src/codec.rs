@@ -27,7 +27,8 @@ pub fn encode(object: &Value) -> Bytes {
         write_members(&mut out, map, "metadata");
     }
     out.push(b'}');
-    Bytes::from(out)
+    // A copy of the right size: the stored form lives long, and half of a grown vector may be unused.
+    Bytes::copy_from_slice(&out)
 }
 
 fn write_members(out: &mut Vec<u8>, map: &Map<String, Value>, except: &str) {
@@ -54,6 +55,44 @@ pub fn splice(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
         out.push(b',');
     }
     out.extend_from_slice(rest);
+}
+
+/// Appends `PartialObjectMetadata` of a stored value, with its resource version spliced in.
+pub fn splice_metadata(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"apiVersion\":\"meta.k8s.io/v1\",\"kind\":\"PartialObjectMetadata\",");
+    let start = out.len();
+    splice(&value[..metadata_end(value)], revision, out);
+    // The brace that opens the stored object: this one is open already.
+    out.remove(start);
+    out.push(b'}');
+}
+
+/// Where the metadata of a stored value ends, its closing brace included.
+fn metadata_end(value: &[u8]) -> usize {
+    let mut depth = 1;
+    let mut at = PREFIX.len();
+    while depth > 0 && at < value.len() {
+        match value[at] {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            b'"' => at = string_end(value, at + 1),
+            _ => {}
+        }
+        at += 1;
+    }
+    at.min(value.len())
+}
+
+/// The place of the quote that ends a string whose content begins at `at`.
+fn string_end(value: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = value.get(at) {
+        match byte {
+            b'"' => break,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
 }
 
 /// A stored value as response bytes.
@@ -98,6 +137,15 @@ mod tests {
         assert_eq!(read["metadata"]["resourceVersion"], "7");
         assert_eq!(read["data"], object["data"]);
         assert_eq!(parse(&stored, 7).expect("parses"), read);
+        let object = json!({"kind": "X", "metadata": {"name": "x", "labels": {"a": "}\"\\", "b": "{"}}, "zeta": {}});
+        let mut out = Vec::new();
+        splice_metadata(&encode(&object), 7, &mut out);
+        let partial: Value = serde_json::from_slice(&out).expect("valid JSON");
+        assert_eq!(
+            partial,
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": "x", "labels": {"a": "}\"\\", "b": "{"}, "resourceVersion": "7"}})
+        );
         let bare: Value = serde_json::from_slice(&response_bytes(&encode(&json!({})), 1)).expect("valid JSON");
         assert_eq!(bare, json!({"metadata": {"resourceVersion": "1"}}));
     }

@@ -77,7 +77,9 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     let query = Query::parse(request.uri().query());
     let watch = path.watch || query.flag("watch");
     let verb = verb_of(request.method(), &path, watch)?;
-    authorize(server, &who, &attributes(verb, &path))?;
+    if !who.is_master() {
+        authorize(server, &who, &attributes(verb, &path))?;
+    }
     let table = server.table();
     let resource = table.get(&path.group, &path.version, &path.resource).ok_or(ApiError::NoSuchPath)?;
     if resource.namespaced() && path.namespace.is_empty() && !path.name.is_empty()

@@ -193,8 +193,10 @@ impl Inner {
         workers.values().filter(fits).max_by_key(|h| h.shared.borrow().pod.creation_timestamp().map(|t| t.0)).cloned()
     }
 
-    fn seen(&self, pod: Pod) {
+    fn seen(&self, mut pod: Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
+        // Nothing here asks who owns which field, and that takes as much memory as the rest.
+        pod.metadata.managed_fields = None;
         let pod = Arc::new(pod);
         let mut workers = self.workers();
         if let Some(handle) = workers.get(&uid) {

@@ -181,7 +181,10 @@ impl Parser<'_> {
         while let Some(&byte) = self.input.get(self.at) {
             match byte {
                 b'"' => {
-                    let text = String::from_utf8_lossy(&self.input[start..self.at]).into_owned();
+                    let bytes = &self.input[start..self.at];
+                    // Looking for bytes that are no UTF-8 is much slower than finding that there are none.
+                    let text = str::from_utf8(bytes)
+                        .map_or_else(|_| String::from_utf8_lossy(bytes).into_owned(), str::to_owned);
                     self.at += 1;
                     return Ok(text);
                 }

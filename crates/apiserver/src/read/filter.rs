@@ -75,10 +75,14 @@ pub struct Parsed {
 #[derive(Default)]
 struct Inner {
     values: BTreeMap<(Revision, Arc<str>), Arc<Value>>,
-    order: VecDeque<(Revision, Arc<str>)>,
+    /// With the length of the text, oldest first.
+    order: VecDeque<((Revision, Arc<str>), usize)>,
+    bytes: usize,
 }
 
+/// Limits of what is kept. A parsed object takes about ten times the memory of its text.
 const PARSED_MAX: usize = 128;
+const PARSED_BYTES_MAX: usize = 96 << 10;
 
 impl Parsed {
     /// The object a value holds, as of a revision.
@@ -93,13 +97,20 @@ impl Parsed {
         let object = Arc::new(codec::parse(value, revision)?);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.values.insert(id.clone(), object.clone()).is_none() {
-            inner.order.push_back(id);
+            inner.order.push_back((id, value.len()));
+            inner.bytes += value.len();
         }
-        if inner.order.len() > PARSED_MAX
-            && let Some(oldest) = inner.order.pop_front()
-        {
-            inner.values.remove(&oldest);
-        }
+        inner.shrink();
         Ok(object)
+    }
+}
+
+impl Inner {
+    fn shrink(&mut self) {
+        while self.order.len() > PARSED_MAX || self.bytes > PARSED_BYTES_MAX {
+            let Some((oldest, bytes)) = self.order.pop_front() else { return };
+            self.values.remove(&oldest);
+            self.bytes -= bytes;
+        }
     }
 }

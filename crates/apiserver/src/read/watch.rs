@@ -234,12 +234,16 @@ impl Writer {
     }
 
     fn line(&mut self, kind: &str, entry: &Entry, revision: Revision, out: &mut Vec<u8>) -> Result<(), ApiError> {
-        if self.accept.shape == Shape::Object && self.resource.is_storage_version() {
-            out.reserve(entry.value.len() + 96);
+        let splice = match self.accept.shape {
+            Shape::Object if self.resource.is_storage_version() => Some(codec::splice as fn(&[u8], u64, &mut Vec<u8>)),
+            Shape::Metadata => Some(codec::splice_metadata as _),
+            _ => None,
+        };
+        if let Some(splice) = splice {
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
             out.extend_from_slice(b"\",\"object\":");
-            codec::splice(&entry.value, revision, out);
+            splice(&entry.value, revision, out);
             out.extend_from_slice(b"}\n");
             return Ok(());
         }

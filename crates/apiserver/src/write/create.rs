@@ -1,5 +1,6 @@
 //! Creating objects.
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use mycelium_apimachinery::apply::{self, Operation};
 use mycelium_apimachinery::schema::{self, Type};
@@ -107,22 +108,20 @@ async fn finish(
     behaviour.prepare_create(object);
     admission::prepared(cx, object);
     let mut allocation = Allocation::plan(cx, object, None);
+    let key = resource.key(&cx.path.namespace, &name);
+    // Only what is allocated differs from one try to the next.
+    let mut made = None;
     for _ in 0..TRIES {
-        let mut stored = object.clone();
-        allocation.assign(&mut stored)?;
-        let mut errors = behaviour.validate_create(&stored);
-        errors.extend(resource.schema_faults(&stored));
-        if !errors.is_empty() {
-            return Err(ApiError::Invalid {
-                group: resource.group().into(),
-                kind: resource.kind().into(),
-                name,
-                errors,
-            });
-        }
-        cx.warnings.extend(behaviour.warnings(&stored));
-        let key = resource.key(&cx.path.namespace, &name);
-        let value = codec::encode(&stored);
+        let value = match made.clone() {
+            Some(value) => value,
+            None => {
+                let mut stored = if allocation.is_planned() { object.clone() } else { std::mem::take(object) };
+                allocation.assign(&mut stored)?;
+                let value = complete(cx, &stored, &name)?;
+                made = (!allocation.is_planned()).then(|| value.clone());
+                value
+            }
+        };
         if options.dry_run {
             return dry(cx, &key, value);
         }
@@ -143,11 +142,24 @@ async fn finish(
     Err(ApiError::TooManyRequests("the namespace changes too often; please try again".into()))
 }
 
+/// Validates the object, and gives it the form in which it is stored.
+fn complete(cx: &Context<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
+    let resource = cx.resource;
+    let mut errors = resource.behaviour.validate_create(object);
+    errors.extend(resource.schema_faults(object));
+    if !errors.is_empty() {
+        let (group, kind) = (resource.group().into(), resource.kind().into());
+        return Err(ApiError::Invalid { group, kind, name: name.to_owned(), errors });
+    }
+    cx.warnings.extend(resource.behaviour.warnings(object));
+    Ok(codec::encode(object))
+}
+
 fn lost() -> ApiError {
     ApiError::internal("the store did not return what it wrote")
 }
 
-fn dry(cx: &Context<'_>, key: &str, value: bytes::Bytes) -> Result<Entry, ApiError> {
+fn dry(cx: &Context<'_>, key: &str, value: Bytes) -> Result<Entry, ApiError> {
     if let Some(current) = cx.server.store.get(key) {
         let name = key.rsplit('/').next().unwrap_or_default();
         return Err(exists(cx, name, Some(&current)));

@@ -63,6 +63,11 @@ impl Allocation {
         Self { planned: Some(planned), ..Self::default() }
     }
 
+    /// Whether something has to be allocated.
+    pub fn is_planned(&self) -> bool {
+        self.planned.is_some()
+    }
+
     /// Chooses what the Service leaves open, and writes it into the Service.
     pub fn assign(&mut self, object: &mut Value) -> Result<(), ApiError> {
         let Some(planned) = &self.planned else { return Ok(()) };

@@ -38,6 +38,9 @@ use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
 const WORKERS_MAX: usize = 4;
+/// Threads for what blocks, and how long an unused one stays: a burst of pods must not leave hundreds behind.
+const BLOCKING_MAX: usize = 16;
+const BLOCKING_IDLE: Duration = Duration::from_secs(1);
 /// How long requests in flight may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
 /// After this, a node that is not ready is reported instead of waited for.
@@ -52,7 +55,12 @@ pub fn run(config: Config) -> Result<()> {
     mycelium_linux::memory::limit_arenas();
     mycelium_linux::process::keep_descriptors_private();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(BLOCKING_MAX)
+        .thread_keep_alive(BLOCKING_IDLE)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(engine(&config, &instance, begun));
     runtime.shutdown_timeout(DRAIN);
     instance.remove_record();
