@@ -255,6 +255,13 @@ impl Core {
         reign.proposals.is_empty() && settled.holders.contains(to) && near
     }
 
+    /// Whether every holder has the last sealed epoch.
+    pub fn all_held(&self) -> bool {
+        let (Role::Primary(reign), Data::Live { sealed, .. }) = (&self.role, &self.data) else { return false };
+        let held = |name: &Name| reign.peers.get(name).and_then(|peer| peer.held) == Some(*sealed);
+        reign.settled.as_ref().is_some_and(|settled| settled.holders.iter().all(held))
+    }
+
     /// Whether the paused guest's last epoch is released and held by `to`, so that the role can be handed over.
     pub fn can_hand_over(&self, to: &Name) -> bool {
         let (Role::Primary(reign), Data::Live { sealed, .. }) = (&self.role, &self.data) else { return false };

@@ -166,6 +166,7 @@ pub struct Member {
     round_number: u64,
     round: Round,
     suspected_since_us: Option<u64>,
+    disturbed_since_us: Option<u64>,
     round_at_us: u64,
     random: u64,
     pending: Option<Pending>,
@@ -201,6 +202,7 @@ impl Member {
             round_number: 0,
             round: Round::default(),
             suspected_since_us: None,
+            disturbed_since_us: None,
             round_at_us: now_us,
             random,
             pending: None,
@@ -460,26 +462,15 @@ impl Member {
     }
 
     fn lead(&mut self, out: &mut Vec<Output>) {
-        if self.peers_term != self.core.term() || self.peers.is_empty() {
+        if self.peers_term != self.core.term() {
             self.peers_term = self.core.term();
             self.peers.clear();
             self.heartbeat_at_us = self.now_us;
             self.suspected_since_us = None;
             self.refusal = None;
         }
-        let everyone = self.core.everyone();
-        self.peers.retain(|name, _| everyone.contains(name));
-        for name in &everyone {
-            self.peers.entry(name.clone()).or_insert_with(|| Watch {
-                detector: Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us),
-                lost: false,
-                answered_us: None,
-            });
-        }
         if self.now_us >= self.heartbeat_at_us {
-            self.heartbeat_at_us = self.now_us + self.timing.heartbeat_us;
-            let beat = Message::Heartbeat { term: self.core.term(), stamp: self.now_us };
-            everyone.iter().for_each(|name| self.core.send(name, beat.clone(), out));
+            self.beat(out);
         }
         for (name, peer) in &mut self.peers {
             if !peer.lost && peer.detector.suspects(self.now_us) {
@@ -490,10 +481,35 @@ impl Member {
         self.stand_again(out);
     }
 
-    /// The term was used up by votes for others, of whom none was elected as far as is known: stands for the next one,
-    /// with the guest it has.
+    fn beat(&mut self, out: &mut Vec<Output>) {
+        self.heartbeat_at_us = self.now_us + self.timing.heartbeat_us;
+        let everyone = self.core.everyone();
+        self.peers.retain(|name, _| everyone.contains(name));
+        let detector = Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us);
+        for name in everyone {
+            let beat = Message::Heartbeat { term: self.core.term(), stamp: self.now_us };
+            self.core.send(&name, beat, out);
+            self.peers.entry(name).or_insert_with(|| Watch {
+                detector: detector.clone(),
+                lost: false,
+                answered_us: None,
+            });
+        }
+    }
+
+    /// Somebody is in a later term in which nobody was elected as far as is known, and will not follow this one: stands
+    /// for a still later term, with the guest it has. At once when a majority is gone, else when no epoch is under way,
+    /// so that nobody falls out of sync.
     fn stand_again(&mut self, out: &mut Vec<Output>) {
-        if self.core.seen_term > self.core.term() && self.lease_until_us().is_none_or(|until| until <= self.now_us) {
+        if self.core.seen_term <= self.core.term() {
+            self.disturbed_since_us = None;
+            return;
+        }
+        let since = *self.disturbed_since_us.get_or_insert(self.now_us);
+        let waited = self.now_us - since;
+        let lapsed = self.lease_until_us().is_none_or(|until| until <= self.now_us);
+        let calm = waited > 4 * self.timing.promise_us && self.core.all_held();
+        if lapsed || self.migration.is_none() && calm || waited > self.timing.command_us {
             self.core.campaign(How::Automatic, out);
             self.delay_round(self.timing.promise_us);
         }

@@ -127,7 +127,8 @@ impl Member {
     /// How well the VM is protected.
     pub fn protection(&self) -> Protection {
         let Some(settled) = self.reign().and_then(|reign| reign.settled.as_ref()) else { return Protection::Unknown };
-        match settled.holders.len() {
+        let lost = |name: &&Name| self.peers.get(*name).is_some_and(|watch| watch.lost);
+        match settled.holders.iter().filter(|name| !lost(name)).count() {
             0 => Protection::Unprotected,
             all if all + 1 == settled.data.len() => Protection::Protected,
             _ => Protection::Degraded,

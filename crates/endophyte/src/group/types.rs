@@ -201,7 +201,9 @@ impl Proposal {
 
     /// Whether the members for whom `yes` holds are a majority in each quorum.
     pub fn majority(&self, yes: impl Fn(&Name) -> bool) -> bool {
-        self.quorums().iter().all(|quorum| quorum.majority(&yes))
+        let casting = (self.config.rules.alone == Alone::GoOn).then_some(&self.config.primary);
+        majority(&self.config.voters, casting, &yes)
+            && (self.settled || self.under.iter().all(|quorum| quorum.majority(&yes)))
     }
 }
 
@@ -217,9 +219,12 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// The state with which `primary` founds a group of itself; others are added to it.
-    pub fn founding(primary: Name, rules: Rules) -> Self {
-        let proposal = Proposal { config: Config::founding(primary, rules), under: Vec::new(), settled: true };
+    /// The state with which `primary` founds a group. It votes alone at first; the others join as soon as it hears them.
+    pub fn founding(primary: Name, backups: &[Name], witnesses: &[Name], rules: Rules) -> Self {
+        let mut config = Config::founding(primary, rules);
+        config.data.extend(backups.iter().cloned());
+        config.witnesses.extend(witnesses.iter().cloned());
+        let proposal = Proposal { config, under: Vec::new(), settled: true };
         Self { term: 0, vote: None, proposal: Some(Arc::new(proposal)) }
     }
 }

@@ -1,0 +1,90 @@
+//! A host: a member, its disk, its clock, its guest or replica, and its egress.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::group::types::{Durable, Name, Position};
+use crate::group::{Input, Member, Output, Settings};
+
+use super::oracle::Guest;
+
+/// A running guest.
+#[derive(Debug)]
+pub struct Running {
+    pub guest: Guest,
+    pub epoch: u64,
+    pub paused: bool,
+    pub pause_asked: bool,
+    /// A warm start takes its time.
+    pub from_us: u64,
+}
+
+/// Output that waits: the epoch and the packet.
+pub type Held = VecDeque<(u64, Guest)>;
+
+pub struct Host {
+    pub name: Name,
+    pub member: Option<Member>,
+    pub disk: Durable,
+    pub running: Option<Running>,
+    pub replica: Option<(Position, Guest)>,
+    /// Received whole, not yet committed.
+    pub staged: Option<(Position, Guest)>,
+    pub held: Held,
+    pub lease_until: u64,
+    /// Syncs to begin with the next epoch after this time.
+    pub syncs: BTreeMap<usize, u64>,
+    pub frozen_until_us: u64,
+    pub up_at_us: u64,
+    pub offset_us: u64,
+    pub rate_ppm: i64,
+    /// Counts starts, so that events of a former life are dropped.
+    pub life: u64,
+}
+
+impl Host {
+    pub fn new(name: Name, disk: Durable, offset_us: u64, rate_ppm: i64) -> Self {
+        Self {
+            name,
+            member: None,
+            disk,
+            running: None,
+            replica: None,
+            staged: None,
+            held: VecDeque::new(),
+            lease_until: 0,
+            syncs: BTreeMap::new(),
+            frozen_until_us: 0,
+            up_at_us: 0,
+            offset_us,
+            rate_ppm,
+            life: 0,
+        }
+    }
+
+    /// What its own clock says.
+    pub fn local(&self, now_us: u64) -> u64 {
+        let drift = (now_us as i64) * self.rate_ppm / 1_000_000;
+        self.offset_us + now_us.saturating_add_signed(drift)
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings::new(self.name.clone())
+    }
+
+    /// All that is not on disk is gone.
+    pub fn crash(&mut self) {
+        self.life += 1;
+        self.member = None;
+        self.running = None;
+        self.replica = None;
+        self.staged = None;
+        self.held.clear();
+        self.lease_until = 0;
+        self.syncs.clear();
+    }
+
+    pub fn handle(&mut self, now_us: u64, input: Input) -> Vec<Output> {
+        let local = self.local(now_us);
+        self.member.as_mut().map(|member| member.handle(local, input)).unwrap_or_default()
+    }
+}

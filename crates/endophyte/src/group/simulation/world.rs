@@ -1,0 +1,488 @@
+//! The hosts, the network between them, the faults, and what must be true in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::group::mutation::{Fault, Faults};
+use crate::group::output::Start;
+use crate::group::types::{Alone, Durable, Name, OutputMode, Policy, Position, Rules};
+use crate::group::{Command, Input, Member, Message, Output, Protection};
+
+use super::Random;
+use super::host::{Host, Running};
+use super::oracle::{Guest, Oracle};
+
+pub const YEAR_US: u64 = 30_000_000;
+const TICK_US: u64 = 5_000;
+const EPOCH_US: u64 = 25_000;
+const FAULTS_UNTIL_US: u64 = 1_800_000;
+const SETTLED_BY_US: u64 = 8_000_000;
+
+#[derive(Debug)]
+enum Event {
+    Tick,
+    Epoch,
+    Packet { from: usize, load: Load },
+    SyncDue { peer: usize },
+}
+
+#[derive(Debug)]
+enum Load {
+    Message(Vec<u8>),
+    Epoch(Position, Guest),
+    SyncBegins,
+    Sync(Position, Guest),
+}
+
+pub struct World {
+    pub now_us: u64,
+    pub oracle: Oracle,
+    pub stuck: bool,
+    pub gentle: bool,
+    hosts: Vec<Host>,
+    witnesses: usize,
+    random: Random,
+    fault: Option<Fault>,
+    events: BTreeMap<(u64, u64), (usize, u64, Event)>,
+    sequence: u64,
+    /// Directions that carry nothing.
+    cut: BTreeSet<(usize, usize)>,
+    /// When the last packet of a direction arrives: the transport keeps order.
+    arrives: BTreeMap<(usize, usize), u64>,
+    latency_us: u64,
+    loss_percent: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, fault: Option<Fault>) -> Self {
+        let mut random = Random(seed);
+        let (backups, witnesses) = [(1, 0), (1, 1), (2, 0), (2, 0), (3, 0), (2, 1)][random.range(0, 6) as usize];
+        let rules = Rules {
+            policy: [Policy::Any, Policy::Majority, Policy::All][random.range(0, 3) as usize],
+            alone: if random.chance(30) { Alone::Hold } else { Alone::GoOn },
+            output: if random.chance(20) { OutputMode::BestEffort } else { OutputMode::Commit },
+        };
+        Self::with(random, backups, witnesses, rules, fault)
+    }
+
+    /// Two backups, no faults.
+    pub fn quiet(seed: u64) -> Self {
+        Self::with(Random(seed), 2, 0, Rules::default(), None)
+    }
+
+    fn with(mut random: Random, backups: usize, witnesses: usize, rules: Rules, fault: Option<Fault>) -> Self {
+        let names: Vec<Name> = (0..=backups + witnesses).map(|at| Name::from(["a", "b", "c", "d", "w"][at])).collect();
+        let (data, rest) = names.split_at(backups + 1);
+        let disk = |at: usize| match at {
+            0 => Durable::founding(names[0].clone(), &data[1..], rest, rules),
+            _ => Durable::default(),
+        };
+        let clock = |random: &mut Random| (random.range(0, 1 << 40), random.range(0, 40_000) as i64 - 20_000);
+        let hosts = names.iter().enumerate().map(|(at, name)| {
+            let (offset, rate) = clock(&mut random);
+            Host::new(name.clone(), disk(at), offset, rate)
+        });
+        let mut world = Self {
+            hosts: hosts.collect(),
+            now_us: 0,
+            oracle: Oracle::new(rules.output == OutputMode::Commit),
+            stuck: false,
+            gentle: false,
+            witnesses,
+            fault,
+            events: BTreeMap::new(),
+            sequence: 0,
+            cut: BTreeSet::new(),
+            arrives: BTreeMap::new(),
+            latency_us: 300,
+            loss_percent: 0,
+            random,
+        };
+        for at in 0..world.hosts.len() {
+            world.start(at);
+        }
+        world.input(0, Input::Command(Command::Start));
+        world
+    }
+
+    // --- Time ---------------------------------------------------------------------------------------------------
+
+    fn schedule(&mut self, at_us: u64, host: usize, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at_us, self.sequence), (host, self.hosts[host].life, event));
+    }
+
+    fn start(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        let local = host.local(self.now_us);
+        let member = Member::with_faults(host.settings(), host.disk.clone(), local, Faults::only(self.fault));
+        host.member = Some(member);
+        let phase = self.random.range(0, TICK_US);
+        self.schedule(self.now_us + phase, at, Event::Tick);
+        self.schedule(self.now_us + phase * 5, at, Event::Epoch);
+    }
+
+    fn step(&mut self) {
+        let Some(((at_us, _), (host, life, event))) = self.events.pop_first() else { return };
+        self.now_us = self.now_us.max(at_us);
+        let packet = matches!(event, Event::Packet { .. });
+        if self.hosts[host].member.is_none() || life != self.hosts[host].life && !packet {
+            return;
+        }
+        if self.hosts[host].frozen_until_us > self.now_us {
+            // It is all dealt with, in order, when the host runs again.
+            return self.schedule(self.hosts[host].frozen_until_us, host, event);
+        }
+        match event {
+            Event::Tick => {
+                self.schedule(self.now_us + TICK_US, host, Event::Tick);
+                self.input(host, Input::Tick);
+            }
+            Event::Epoch => {
+                self.schedule(self.now_us + EPOCH_US, host, Event::Epoch);
+                self.seal(host);
+            }
+            Event::Packet { from, load } => self.arrive(host, from, load),
+            Event::SyncDue { peer } => {
+                let name = self.hosts[peer].name.clone();
+                self.input(host, Input::SyncFailed(name));
+            }
+        }
+    }
+
+    /// Runs until something is true; panics when it is not in time.
+    pub fn until(&mut self, condition: impl Fn(&World) -> bool, within_us: u64) {
+        let end = self.now_us + within_us;
+        while !condition(self) {
+            assert!(self.now_us < end, "not in time:\n{}", self.describe());
+            self.step();
+        }
+    }
+
+    pub fn pass(&mut self, us: u64) {
+        let end = self.now_us + us;
+        while self.events.first_key_value().is_some_and(|((at_us, _), _)| *at_us <= end) {
+            self.step();
+        }
+        self.now_us = end;
+    }
+
+    // --- The network --------------------------------------------------------------------------------------------
+
+    fn transmit(&mut self, from: usize, to: usize, load: Load) {
+        let lossy = matches!(load, Load::Message(_)) && self.random.chance(self.loss_percent);
+        if self.cut.contains(&(from, to)) || lossy {
+            return;
+        }
+        let usual = self.random.range(self.latency_us / 2, self.latency_us * 2);
+        let delay = if self.random.chance(1) { usual * 20 } else { usual };
+        // Epochs keep their order; other messages overtake each other.
+        let mut at_us = self.now_us + delay;
+        if !matches!(load, Load::Message(_)) {
+            let last = self.arrives.entry((from, to)).or_default();
+            at_us = at_us.max(*last + 1);
+            *last = at_us;
+        }
+        self.schedule(at_us, to, Event::Packet { from, load });
+    }
+
+    fn arrive(&mut self, at: usize, from: usize, load: Load) {
+        match load {
+            Load::Message(bytes) => {
+                let message = Message::decode(&bytes).unwrap();
+                self.input(at, Input::Message { from: self.hosts[from].name.clone(), message });
+            }
+            Load::Epoch(position, guest) => {
+                self.hosts[at].staged = Some((position, guest));
+                self.input(at, Input::EpochHeld(position));
+            }
+            Load::SyncBegins => {
+                if self.hosts[at].running.is_none() {
+                    self.hosts[at].replica = None;
+                    self.input(at, Input::ReplicaLost);
+                }
+            }
+            Load::Sync(position, guest) => {
+                if self.hosts[at].running.is_none() {
+                    self.hosts[at].replica = Some((position, guest));
+                    self.input(at, Input::SyncDone(position));
+                }
+            }
+        }
+    }
+
+    // --- The guest ----------------------------------------------------------------------------------------------
+
+    fn seal(&mut self, at: usize) {
+        let chance = self.random.next();
+        let host = &mut self.hosts[at];
+        let best_effort = !self.oracle.strict;
+        let Some(running) = &mut host.running else { return };
+        if running.paused || running.from_us > self.now_us {
+            return;
+        }
+        running.guest = self.oracle.step(running.guest, chance);
+        running.epoch += 1;
+        let (epoch, guest) = (running.epoch, running.guest);
+        running.paused = std::mem::take(&mut running.pause_asked);
+        let paused = running.paused;
+        if best_effort {
+            self.emit_at_once(at, guest);
+        } else {
+            host.held.push_back((epoch, guest));
+        }
+        let input = if paused { Input::GuestPaused { last: epoch } } else { Input::EpochSealed(epoch) };
+        self.input(at, input);
+        self.replicate(at, epoch, guest);
+    }
+
+    fn emit_at_once(&mut self, at: usize, guest: Guest) {
+        let host = &self.hosts[at];
+        if host.local(self.now_us) < host.lease_until {
+            let term = host.member.as_ref().map_or(0, |member| member.durable().term);
+            self.oracle.saw(term, guest);
+        }
+    }
+
+    fn replicate(&mut self, at: usize, epoch: u64, guest: Guest) {
+        let host = &mut self.hosts[at];
+        let Some(term) = host.member.as_ref().and_then(Member::live_since) else { return };
+        let position = Position::new(term, epoch);
+        let due: Vec<_> = host.syncs.iter().filter(|(_, due)| **due <= self.now_us).map(|(peer, _)| *peer).collect();
+        host.syncs.retain(|peer, _| !due.contains(peer));
+        for peer in (0..self.hosts.len() - self.witnesses).filter(|peer| *peer != at) {
+            let load = if due.contains(&peer) { Load::Sync(position, guest) } else { Load::Epoch(position, guest) };
+            self.transmit(at, peer, load);
+        }
+    }
+
+    // --- Outputs ------------------------------------------------------------------------------------------------
+
+    fn input(&mut self, at: usize, input: Input) {
+        let outputs = self.hosts[at].handle(self.now_us, input);
+        for output in outputs {
+            // A crash may come between any two acts.
+            if self.loss_percent > 0 && !self.gentle && self.random.range(0, 4000) == 0 {
+                self.crash(at);
+                return;
+            }
+            self.carry_out(at, output);
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, output: Output) {
+        let now_us = self.now_us;
+        let host = &mut self.hosts[at];
+        match output {
+            Output::Persist(durable) => host.disk = durable,
+            Output::Send { to, message } => {
+                let to = self.hosts.iter().position(|host| host.name == to).unwrap();
+                self.transmit(at, to, Load::Message(message.encode()));
+            }
+            Output::Release { through } => self.release(at, through),
+            Output::Lease { until_us } => host.lease_until = until_us,
+            Output::Hold { .. } => host.lease_until = 0,
+            Output::StartGuest { from, .. } => self.start_guest(at, from),
+            Output::StopGuest => {
+                host.running = None;
+                host.held.clear();
+                host.syncs.clear();
+            }
+            Output::PauseGuest => host.running.iter_mut().for_each(|running| running.pause_asked = true),
+            Output::ResumeGuest => host.running.iter_mut().for_each(|running| {
+                running.paused = false;
+                running.pause_asked = false;
+            }),
+            Output::Commit(position) => {
+                let staged = host.staged.take().filter(|(staged, _)| *staged == position);
+                host.replica = Some(staged.expect("what is committed was just received"));
+            }
+            Output::BeginSync { peer, .. } => {
+                let peer = self.hosts.iter().position(|host| host.name == peer).unwrap();
+                let takes = self.random.range(10_000, 120_000);
+                self.hosts[at].syncs.insert(peer, now_us + takes);
+                self.transmit(at, peer, Load::SyncBegins);
+                self.schedule(now_us + takes + 400_000, at, Event::SyncDue { peer });
+            }
+            Output::Settled(_) | Output::Answer(_) => {}
+        }
+    }
+
+    fn start_guest(&mut self, at: usize, from: Start) {
+        let host = &mut self.hosts[at];
+        let (guest, epoch) = match from {
+            Start::Cold => (Guest::default(), 0),
+            Start::Promoted { from } => {
+                let (position, guest) = host.replica.take().expect("a promotion starts from a replica");
+                assert_eq!(position, from);
+                self.oracle.promoted(guest);
+                (guest, position.epoch)
+            }
+        };
+        let from_us = self.now_us + 10_000;
+        host.held.clear();
+        host.running = Some(Running { guest, epoch, paused: false, pause_asked: false, from_us });
+    }
+
+    fn release(&mut self, at: usize, through: u64) {
+        let host = &mut self.hosts[at];
+        let term = host.member.as_ref().map_or(0, |member| member.durable().term);
+        assert!(host.local(self.now_us) < host.lease_until, "released without a lease");
+        while let Some((epoch, guest)) = host.held.front().copied() {
+            if epoch > through {
+                break;
+            }
+            host.held.pop_front();
+            self.oracle.saw(term, guest);
+        }
+    }
+
+    // --- Faults -------------------------------------------------------------------------------------------------
+
+    fn crash(&mut self, at: usize) {
+        let down = self.random.range(20_000, 500_000);
+        self.hosts[at].crash();
+        self.hosts[at].up_at_us = self.now_us + down;
+    }
+
+    /// Crashes the primary for good; when.
+    pub fn crash_primary(&mut self) -> u64 {
+        let at = self.primary().expect("a primary");
+        self.hosts[at].crash();
+        self.now_us
+    }
+
+    fn restart_due(&mut self) {
+        for at in 0..self.hosts.len() {
+            if self.hosts[at].member.is_none() && self.now_us >= self.hosts[at].up_at_us {
+                self.start(at);
+            }
+        }
+    }
+
+    fn inject(&mut self) {
+        let hosts = self.hosts.len() as u64;
+        let one = self.random.range(0, hosts) as usize;
+        let other = self.random.range(0, hosts) as usize;
+        match self.random.range(0, 8) {
+            0 | 1 => self.crash(one),
+            2 => drop(self.cut.insert((one, other))),
+            3 => self.cut.extend([(one, other), (other, one)]),
+            4 => (0..self.hosts.len()).for_each(|peer| self.cut.extend([(one, peer), (peer, one)])),
+            5 => self.hosts[one].frozen_until_us = self.now_us + self.random.range(20_000, 400_000),
+            6 => self.latency_us = self.random.range(100, 5_000),
+            _ => {
+                if let Some(primary) = self.primary() {
+                    let to = self.random.range(0, hosts - self.witnesses as u64) as usize;
+                    let to = self.hosts[to].name.clone();
+                    self.input(primary, Input::Command(Command::Migrate { to }));
+                }
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.cut.clear();
+        self.latency_us = 300;
+    }
+
+    /// The whole run: form the group, hurt it, let it be, look.
+    pub fn run(&mut self) {
+        self.until(World::protected, 5_000_000);
+        self.gentle = self.random.chance(40);
+        if self.gentle {
+            self.one_fault_at_a_time()
+        } else {
+            self.many_faults()
+        }
+        self.heal();
+        self.loss_percent = 0;
+        self.hosts.iter_mut().for_each(|host| host.up_at_us = host.up_at_us.min(self.now_us));
+        self.converge();
+    }
+
+    fn one_fault_at_a_time(&mut self) {
+        for _ in 0..3 {
+            self.inject();
+            let lasts = self.random.range(10_000, 700_000);
+            self.pass(lasts);
+            self.heal();
+            // Longer than a host is stopped, and than a suspicion takes.
+            self.pass(600_000);
+            self.converge();
+            assert!(!self.stuck, "one fault lost the VM:\n{}", self.describe());
+        }
+    }
+
+    fn many_faults(&mut self) {
+        let end = self.now_us + FAULTS_UNTIL_US;
+        self.loss_percent = self.random.range(1, 10);
+        while self.now_us < end {
+            if self.random.chance(70) {
+                self.inject()
+            } else {
+                self.heal()
+            }
+            let pause = self.random.range(1_000, 250_000);
+            self.pass(pause);
+            self.restart_due();
+        }
+    }
+
+    /// Waits until the VM runs protected, or nobody may take over.
+    fn converge(&mut self) {
+        let end = self.now_us + SETTLED_BY_US;
+        while !self.protected() {
+            self.restart_due();
+            self.pass(10_000);
+            let late = self.now_us + SETTLED_BY_US * 3 / 4 >= end;
+            if self.now_us >= end || late && self.nobody_may() {
+                self.stuck = self.nobody_may();
+                assert!(self.stuck, "not in order again:\n{}", self.describe());
+                return;
+            }
+        }
+        let before = self.oracle.packets;
+        self.until(|world| world.oracle.packets > before + 2, 2_000_000);
+    }
+
+    // --- What is true -------------------------------------------------------------------------------------------
+
+    fn primary(&self) -> Option<usize> {
+        let primaries =
+            self.hosts.iter().enumerate().filter(|(_, host)| host.member.as_ref().is_some_and(Member::is_primary));
+        primaries.max_by_key(|(_, host)| host.disk.term).map(|(at, _)| at)
+    }
+
+    /// One host runs the VM and every other is in sync.
+    pub fn protected(&self) -> bool {
+        let running =
+            self.hosts.iter().filter(|host| host.running.as_ref().is_some_and(|running| !running.paused)).count();
+        let Some(member) = self.primary().and_then(|at| self.hosts[at].member.as_ref()) else { return false };
+        let settled = member
+            .durable()
+            .proposal
+            .as_ref()
+            .is_some_and(|proposal| proposal.settled && proposal.config.voters.len() == self.hosts.len());
+        let up = self.hosts.iter().all(|host| host.member.is_some());
+        up && running == 1 && settled && member.protection() == Protection::Protected
+    }
+
+    /// Nobody is the primary, and everyone with data (be it a guest that a later primary made obsolete) says why not.
+    fn nobody_may(&self) -> bool {
+        self.hosts.iter().filter_map(|host| Some((host, host.member.as_ref()?))).all(|(host, member)| {
+            let status = member.status(host.local(self.now_us));
+            let nothing = status.held.is_none() && host.running.is_none();
+            !member.is_primary() && (nothing || status.refusal.is_some())
+        })
+    }
+
+    pub fn describe(&self) -> String {
+        let mut lines = vec![format!("at {} us, cut {:?}, gentle {}", self.now_us, self.cut, self.gentle)];
+        for host in &self.hosts {
+            let status = host.member.as_ref().map(|member| member.status(host.local(self.now_us)));
+            let status = status.map(|status| serde_json::to_string(&status).unwrap_or_default());
+            lines.push(format!("{}: {} guest {:?}", host.name, status.unwrap_or("down".into()), host.running));
+        }
+        lines.join("\n")
+    }
+}
