@@ -44,7 +44,8 @@ const CRD: &[u8] = br#"{"type":"object","properties":{"spec":{"type":"object","p
 "list":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["a"],"items":{"type":"object",
 "properties":{"a":{"type":"string"}}}},"m":{"type":"object","additionalProperties":{"x-kubernetes-int-or-string":true}}}}}}"#;
 
-const VM: &[u8] = br#"{"apiVersion":"mycelium.network/v1","kind":"EndophyteVM","metadata":{"name":"a"},"spec":{"vmSpec":
+const VM: &[u8] =
+    br#"{"apiVersion":"mycelium.network/v1","kind":"EndophyteVM","metadata":{"name":"a"},"spec":{"vmSpec":
 {"cpuCores":4,"memorySize":"8Gi","networkConfig":{"attachment":"tap:br0,name=a","mac":"52:54:00:00:00:01"}},
 "distributedRAM":{"throttleThreshold":0.7,"throttlingCurve":"linear"},"backupStrategy":{"nodes":["10.0.0.2:7400"]}}}"#;
 
@@ -52,8 +53,8 @@ const VM: &[u8] = br#"{"apiVersion":"mycelium.network/v1","kind":"EndophyteVM","
 #[cfg(feature = "vm")]
 const PAGES: &[u8] = &[
     0, 0, 0, 0, 0, 0, 0, 0, 47, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 1, 1, 9, 0, 9, 1, 2, 3, 4, 4, 3, 2, 7, 7, 1, 26,
-    31, 7, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 246, 80, 7, 7, 7, 7, 7,
-    0, 0, 0, 0, 0, 0, 0, 0,
+    31, 7, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 246, 80, 7, 7, 7, 7, 7, 0,
+    0, 0, 0, 0, 0, 0, 0,
 ];
 
 #[cfg(feature = "vm")]
@@ -113,6 +114,16 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "vm")]
     Target { name: "disk_epoch", run: disk_epoch, seeds: &[DISK_EPOCH] },
     Target { name: "names", run: names, seeds: &[b"example.com/name", b"a-b.c"] },
+    #[cfg(feature = "vm")]
+    Target {
+        name: "link_frame",
+        run: link_frame,
+        seeds: &[
+            b"\x01\x01\x09\0\x05\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x0c\0\0\0",
+            b"\x02\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0",
+            b"MYRZ\x01\x00sixteen-bytes-ok\0\0\0\x04\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\0\x80\0\0\0\0\xd0\x07\0\0",
+        ],
+    },
     #[cfg(feature = "engine")]
     Target {
         name: "protobuf",
@@ -318,6 +329,7 @@ fn learned(bytes: &[u8]) {
     learned.observe(bytes);
 }
 
+<<<<<<< HEAD
 /// A client's bytes, cut as the server would cut them.
 #[cfg(feature = "vm")]
 fn nbd(bytes: &[u8]) {
@@ -363,6 +375,24 @@ fn disk_epoch(bytes: &[u8]) {
     assert!(epoch.data_bytes() <= bytes.len() as u64);
 }
 
+=======
+/// What is accepted can be written and read again.
+#[cfg(feature = "vm")]
+fn link_frame(bytes: &[u8]) {
+    use mycelium_rhizomorph::frame::{Frame, Greeting, GreetingKind};
+    if let Ok(Some((frame, length))) = Frame::decode(bytes) {
+        let mut again = Vec::new();
+        frame.encode(&mut again);
+        assert_eq!(again, bytes[..length]);
+    }
+    if let Ok(greeting) = Greeting::decode(bytes)
+        && greeting.kind != GreetingKind::Version
+    {
+        assert_eq!(greeting.encode(), bytes);
+    }
+}
+
+>>>>>>> 8aa26bc (rhizomorph: joining is for the opener only, hostile chunks, fuzz target, figures)
 fn names(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let label = names::is_dns1123_label(text).is_empty();

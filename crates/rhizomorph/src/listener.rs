@@ -162,3 +162,35 @@ impl Door {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Refusal;
+    use crate::greet::dial;
+    use crate::identity::Group;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn only_the_process_that_opened_a_link_may_join_it_and_only_while_it_lives() {
+        let (group, options) = (Group::create().unwrap(), Options::default());
+        let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()], group.issue("far").unwrap(), options).await;
+        let listener = listener.unwrap();
+        let (near, namesake) = (group.issue("near").unwrap(), group.issue("near").unwrap());
+        let at = listener.addresses()[0];
+        let join = async |session, identity| dial(None, at, Some(session), identity, &options, PATIENCE).await;
+        let refused = |outcome: Result<Greeted, Error>| {
+            assert!(matches!(outcome, Err(Error::Refused { reason: Refusal::UnknownSession })), "{:?}", outcome.err());
+        };
+
+        let opened = dial(None, at, None, &near, &options, PATIENCE).await.unwrap();
+        let link = listener.accept().await.unwrap();
+        let session = opened.greeting.session;
+        assert!(join(session, &near).await.is_ok());
+        refused(join(session, &namesake).await);
+        refused(join([7; 16], &near).await);
+        link.close();
+        refused(join(session, &near).await);
+    }
+}

@@ -10,7 +10,7 @@ use super::message::{OutMessage, Outgoing};
 use super::receiver::{Limits, Message, Place, Receiver};
 use super::sender::{PathId, Sender};
 use super::{Balancing, Time};
-use crate::frame::Report;
+use crate::frame::{DataHeader, Report};
 
 const MS: Duration = Duration::from_millis(1);
 const STEP: Duration = Duration::from_micros(500);
@@ -401,5 +401,28 @@ proptest! {
         prop_assert!(expected.values().all(VecDeque::is_empty));
         prop_assert!(world.held_max <= TIGHT.window + TIGHT.urgent_window + 1_500_000 + 4096);
         prop_assert_eq!(world.sender.unacknowledged(), 0);
+    }
+
+    /// A peer of the group that does not keep to the protocol: no panic, and no more memory than was granted.
+    #[test]
+    fn any_chunks(chunks in prop::collection::vec((0u16..2, 0u64..3, 0u64..30, 0u64..30, 0u32..12, any::<bool>(), any::<bool>()), 0..80)) {
+        let limits = Limits { window: 200, urgent_window: 100, message_max: 25 };
+        let mut receiver = Receiver::new(limits);
+        for (channel, sequence, total, offset, length, urgent, abandoned) in chunks {
+            let header = DataHeader { urgent, channel, sequence, total, offset, length };
+            // What the decoder of frames lets through.
+            let whole = offset + u64::from(length) <= total && (length > 0 || total == 0);
+            let Ok(Place::Fill(piece)) = (if whole { receiver.begin(&header) } else { Ok(Place::Drop) }) else { continue };
+            prop_assert_eq!(piece.len(), length as usize);
+            if abandoned {
+                receiver.abandon(&header, piece);
+            } else {
+                let _ = receiver.finish(&header, piece);
+            }
+            prop_assert!(receiver.held() <= 2 * 400);
+            if length == 5 {
+                receiver.take();
+            }
+        }
     }
 }
