@@ -2,16 +2,55 @@
 
 use std::io;
 
-/// Gives thread `tid` (0: the calling one) a place before all ordinary threads of the machine. Real-time threads run until
-/// they sleep, so this is for threads that do little and must do it at once. Falls back to the lowest nice value; an error
-/// means that neither was allowed.
-pub fn hurry(tid: u32) -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the structure outlives the call, which reads it.
-    let outcome = unsafe {
-        libc::sched_setscheduler(tid.cast_signed(), libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
-    };
-    if outcome == 0 { Ok(()) } else { nice(tid, -20) }
+/// Threads that go before all ordinary threads of the machine for a moment; dropped, they are as before.
+///
+/// A nice value would not do: where the kernel groups threads by session (autogroup) or control group, it only counts
+/// within the group. Real-time threads run until they sleep, so this is for what is short and must be done at once.
+#[derive(Debug)]
+pub struct Urgent {
+    before: Vec<(u32, libc::c_int, libc::sched_param)>,
+}
+
+impl Urgent {
+    /// Hurries `threads` (0: the calling one). Those of a higher `rank` (from 1) go before those of a lower; among equals one that
+    /// does not sleep keeps a processor for a tenth of a second. Threads for which it is not allowed stay as they are.
+    pub fn enter(rank: u8, threads: impl IntoIterator<Item = u32>) -> Urgent {
+        let first = libc::sched_param { sched_priority: rank.into() };
+        let hurry = |tid| {
+            let before = policy(tid)?;
+            set_policy(tid, libc::SCHED_RR, &first).then_some((tid, before.0, before.1))
+        };
+        Urgent { before: threads.into_iter().filter_map(hurry).collect() }
+    }
+
+    /// How many threads were hurried.
+    pub fn count(&self) -> usize {
+        self.before.len()
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        for (tid, policy, parameter) in &self.before {
+            // A thread that has ended needs nothing.
+            set_policy(*tid, *policy, parameter);
+        }
+    }
+}
+
+fn policy(tid: u32) -> Option<(libc::c_int, libc::sched_param)> {
+    let mut parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the first takes an integer; the second fills the structure, which outlives the call.
+    unsafe {
+        let policy = libc::sched_getscheduler(tid.cast_signed());
+        let known = policy >= 0 && libc::sched_getparam(tid.cast_signed(), &raw mut parameter) == 0;
+        known.then_some((policy, parameter))
+    }
+}
+
+fn set_policy(tid: u32, policy: libc::c_int, parameter: &libc::sched_param) -> bool {
+    // SAFETY: the kernel reads the structure, which outlives the call.
+    unsafe { libc::sched_setscheduler(tid.cast_signed(), policy, std::ptr::from_ref(parameter)) == 0 }
 }
 
 /// Sets the nice value of thread `tid` (0: the calling one).

@@ -14,6 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use mycelium_linux::scheduling::Urgent;
+
 use crate::clock::monotonic;
 
 use super::copy::Copier;
@@ -81,6 +83,10 @@ pub struct Checkpointer {
     cursor: u64,
     expected: usize,
     torn: bool,
+    /// The threads that a command passes through: ours (0) and QEMU's.
+    commands: Vec<u32>,
+    /// The threads of the virtual processors.
+    processors: Vec<u32>,
 }
 
 impl Checkpointer {
@@ -88,7 +94,10 @@ impl Checkpointer {
     pub fn new(mut machine: Machine) -> Result<Checkpointer> {
         let tracker = DirtyTracker::new(&mut machine)?;
         let copier = Copier::new(machine.memory().clone());
-        Ok(Checkpointer { machine, tracker, copier, cursor: 0, expected: 0, torn: false })
+        let mut commands = machine.command_threads();
+        commands.push(0);
+        let processors = machine.vcpu_threads()?;
+        Ok(Checkpointer { machine, tracker, copier, cursor: 0, expected: 0, torn: false, commands, processors })
     }
 
     /// The machine.
@@ -158,6 +167,10 @@ impl Checkpointer {
         let early_pages = if self.expected >= EARLY_COPY_FROM { self.take_into(&mut pages)? } else { 0 };
         self.cursor = 0;
 
+        // A virtual processor stops when its thread notices, and for that the thread must run: on a busy host it would wait for its
+        // turn. While stopped it sleeps; it is an ordinary thread again before it goes on.
+        let urgent = Urgent::enter(2, self.commands.iter().copied());
+        let stopping = Urgent::enter(1, self.processors.iter().copied());
         let mut lap = Lap::start();
         let begin = lap.last;
         let commands = [("stop", Value::Null), ("xen-save-devices-state", self.machine.state.arguments())];
@@ -172,6 +185,7 @@ impl Checkpointer {
         let save = lap.lap();
         let last = self.take_into(&mut pages)?;
         let rescan = lap.lap();
+        drop(stopping);
         let started = match then {
             Then::Continue => Some(self.machine.qmp.send("cont", Value::Null)?),
             Then::Hold => None,
@@ -181,6 +195,7 @@ impl Checkpointer {
             self.machine.qmp.wait(started)?;
         }
         let cont = lap.lap();
+        drop(urgent);
         let timing = PauseTiming {
             total: lap.last - begin,
             guest: self.guest_pause(),

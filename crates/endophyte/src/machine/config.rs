@@ -184,7 +184,7 @@ impl Arguments {
     /// The board. No device that is not needed: each is part of every checkpoint. The board's version is the oldest supported
     /// QEMU's, so that hosts with different ones understand each other's checkpoints.
     fn base(&mut self, config: &MachineConfig, launch: Launch<'_>) {
-        self.add("-name", config.name.as_str());
+        self.add("-name", format!("{},debug-threads=on", config.name));
         self.add("-nodefaults", "");
         self.add("-no-user-config", "");
         self.add("-display", "none");

@@ -203,6 +203,17 @@ impl Machine {
         Ok(threads.filter_map(|cpu| u32::try_from(cpu["thread-id"].as_u64()?).ok()).collect())
     }
 
+    /// The threads that our commands pass through: the one that reads them, and the one that carries them out.
+    pub(super) fn command_threads(&self) -> Vec<u32> {
+        let named = |thread: u32| {
+            let name = std::fs::read_to_string(format!("/proc/{}/task/{thread}/comm", self.pid())).unwrap_or_default();
+            name.contains("mon_iothread")
+        };
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let threads = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+        threads.filter(|thread| *thread == self.pid() || named(*thread)).collect()
+    }
+
     /// QEMU's process, whose number is also that of its main thread.
     pub fn pid(&self) -> u32 {
         self.child.id()
