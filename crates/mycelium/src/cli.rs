@@ -49,6 +49,8 @@ enum Verb {
     Delete(commands::delete::Args),
     /// Load, pull, list and remove images.
     Image(commands::image::Args),
+    /// Run virtual machines that survive the loss of their host.
+    Vm(commands::vm::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell to complete for.
@@ -82,6 +84,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Exec(args) => commands::exec::run(args),
         Verb::Delete(args) => commands::delete::run(args),
         Verb::Image(args) => commands::image::run(args),
+        Verb::Vm(args) => commands::vm::run(args),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "mycelium", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

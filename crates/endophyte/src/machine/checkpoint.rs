@@ -123,6 +123,14 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// What was written until now does not matter: whoever holds a copy has it. To be called while the guest is paused,
+    /// or when all of its memory is copied anyhow.
+    pub fn forget_written(&mut self) -> Result<()> {
+        self.mend()?;
+        let outcome = self.tracker.take(0, 0);
+        self.or_torn(outcome).map(drop)
+    }
+
     /// Copies the next written pages, at most `limit`, while the guest runs. Pass follows pass; when one was small enough, a
     /// [`Checkpointer::capture`] makes the copy whole.
     pub fn precopy(&mut self, limit: usize) -> Result<PreCopy> {

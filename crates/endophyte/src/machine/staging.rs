@@ -68,7 +68,7 @@ impl Pages {
     }
 
     /// Each page's number and bytes, in ascending order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, &[u8; PAGE])> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, &[u8; PAGE])> + Clone + '_ {
         self.index.iter().map(|(page, slot)| (*page, self.bytes(*slot)))
     }
 

@@ -1,6 +1,6 @@
 //! `mycelium exec`: a command in a running container.
 
-mod terminal;
+pub(in crate::commands) mod terminal;
 
 use std::process::ExitCode;
 

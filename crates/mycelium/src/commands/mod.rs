@@ -10,3 +10,4 @@ pub mod image;
 pub mod logs;
 pub mod status;
 pub mod up;
+pub mod vm;

@@ -105,7 +105,7 @@ fn range(flag: &str, given: Option<String>, default: &str, prefix_max: u8) -> Re
     Ok(net.trunc())
 }
 
-fn node_name(given: Option<String>) -> Result<String> {
+pub(crate) fn node_name(given: Option<String>) -> Result<String> {
     let name = match given {
         Some(name) => name,
         None => std::fs::read_to_string("/proc/sys/kernel/hostname")

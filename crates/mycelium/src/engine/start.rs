@@ -49,7 +49,7 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Runs an engine until SIGTERM or Ctrl-C.
 pub fn run(config: Config) -> Result<()> {
     let begun = Instant::now();
-    start_logging();
+    start_logging("warn");
     let instance = Instance::new(&config.data_dir);
     let _lock = instance.lock()?;
     mycelium_linux::memory::limit_arenas();
@@ -67,9 +67,10 @@ pub fn run(config: Config) -> Result<()> {
     outcome
 }
 
-fn start_logging() {
+/// Sends what is logged to standard error; `default` says how much where MYCELIUM_LOG does not.
+pub(crate) fn start_logging(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MYCELIUM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     // It fails only where a subscriber is set already, which then serves.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }

@@ -10,9 +10,9 @@ use crate::disk::{BLOCK, DiskEpoch, Position, Replica};
 /// Epochs that wait for their mark take at most so much memory.
 const HELD_MAX: u64 = 256 << 20;
 
-/// Brings a replica up to a source's disk.
-pub struct Target<'a> {
-    replica: &'a Replica,
+/// Brings a replica (`R` leads to it) up to a source's disk.
+pub struct Target<R> {
+    replica: R,
     stage: Stage,
     compare: VecDeque<Blocks>,
     total: u64,
@@ -41,9 +41,9 @@ enum Stage {
     Whole,
 }
 
-impl<'a> Target<'a> {
+impl<R: std::ops::Deref<Target = Replica>> Target<R> {
     /// Begins. The replica keeps what it has until the source's plan arrives.
-    pub fn new(replica: &'a Replica) -> Self {
+    pub fn new(replica: R) -> Self {
         Self {
             replica,
             stage: Stage::Greeting,

@@ -7,12 +7,12 @@ use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Keys go through as they are, interrupts included, until this is dropped.
-pub(super) struct RawTerminal {
+pub(in crate::commands) struct RawTerminal {
     before: Termios,
 }
 
 impl RawTerminal {
-    pub(super) fn enter() -> Result<Self> {
+    pub(in crate::commands) fn enter() -> Result<Self> {
         let stdin = std::io::stdin();
         let before = rustix::termios::tcgetattr(&stdin).context("the terminal cannot be read")?;
         let mut raw = before.clone();

@@ -1,0 +1,944 @@
+//! One machine on one host: gives the group's protocol what happens, and does what it says.
+//!
+//! All decisions about who runs the machine are [`crate::group`]'s; this is their hands. One task owns everything and
+//! takes [`Event`]s one by one; what takes long (starting QEMU, copying, encoding) runs elsewhere and reports back.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mycelium_rhizomorph::Link;
+use tokio::sync::{mpsc, oneshot};
+
+use super::assembly::{self, Assembly};
+use super::book::{self, Book, Hello, Notice, Setup};
+use super::control::{Call, Request};
+use super::history::History;
+use super::links::{self, Dialler, Peer};
+use super::paths::write_whole;
+use super::primary::{Captured, Job, Primary, Sent};
+use super::replica::{Replica, Reply};
+use super::status::{self, Role};
+use super::stream::{Outbox, StreamMessage};
+use super::sync::MemorySync;
+use super::{HostError, Place, chain};
+use crate::egress::Mode;
+use crate::group::{Change, Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
+
+/// Time between looks at the clock; the protocol asks for 5 ms at most.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a process that finds no group waits before it starts the machine by itself.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
+/// How long a guest may take to shut down.
+const POWERDOWN_TIME: Duration = Duration::from_secs(90);
+
+/// Something that happened.
+pub(super) enum Event {
+    /// A host was reached.
+    Linked { link: Link, hello: Hello, dialled: Vec<SocketAddr> },
+    /// A host reached us, and waits for our hello.
+    Accepted { link: Link, hello: Hello },
+    /// A host cannot be reached.
+    Unreachable { to: Vec<SocketAddr>, reason: String },
+    LinkClosed { peer: String, number: u64, reason: String },
+    Group { from: String, message: Message },
+    Notice { from: String, notice: Notice },
+    /// The primary's stream.
+    Stream { from: String, payload: Bytes, reply: Reply },
+    /// What a backup says about its copy.
+    Answer { from: String, message: StreamMessage },
+    Captured(Box<Captured>),
+    Sent(Sent),
+    Paused { last: u64 },
+    GuestEnded { clean: bool },
+    GuestFailed { reason: String },
+    Arrived(Position),
+    SyncDone(Position),
+    ReplicaLost,
+    /// A copy was prepared, or could not be.
+    Prepared(Box<Result<assembly::Standby, HostError>>),
+    /// The guest goes on here, or could not.
+    Started(Box<Result<Primary, HostError>>),
+    /// What ran here is gone.
+    Cleared,
+    Call(Call),
+}
+
+/// What this host has of the machine.
+enum Part {
+    /// Nothing yet, or nothing any more.
+    None,
+    /// A copy is being prepared.
+    Preparing,
+    /// A copy.
+    Backup { replica: Replica, card: Option<Arc<crate::egress::Nic>> },
+    /// The guest is about to run here.
+    Starting,
+    /// The guest runs here.
+    Primary(Primary),
+    /// What ran here is being cleared away.
+    Clearing,
+}
+
+/// A backup that is being brought in sync.
+struct Syncing {
+    id: u64,
+    seed: u64,
+    progress: f64,
+    copying: bool,
+    disk: Option<super::disk_sync::DiskSource>,
+}
+
+/// The agent of one machine.
+pub(super) struct Agent {
+    place: Place,
+    assembly: Option<Arc<Assembly>>,
+    setup: Option<Setup>,
+    member: Member,
+    part: Part,
+    peers: BTreeMap<String, Peer>,
+    book: Book,
+    witnesses: BTreeSet<String>,
+    /// Addresses of hosts that are to join, and whether as witnesses.
+    wanted: BTreeMap<Vec<SocketAddr>, bool>,
+    dialler: Dialler,
+    events: mpsc::UnboundedSender<Event>,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    syncs: BTreeMap<String, Syncing>,
+    next_number: u64,
+    commands: VecDeque<(Command, Option<Call>)>,
+    answering: Option<Option<Call>>,
+    history: History,
+    /// The guest is to be started by this process if nobody has it.
+    starts: bool,
+    began: Duration,
+    open: bool,
+    stopping: Option<Stopping>,
+    ended: Option<oneshot::Sender<Outcome>>,
+    missing_files: BTreeSet<String>,
+    /// A sync that was asked for before the copy was prepared.
+    early_sync: Option<(Bytes, Reply)>,
+}
+
+struct Stopping {
+    call: Option<Call>,
+    until: Duration,
+}
+
+/// How an agent's life ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest was shut down.
+    Stopped,
+    /// It could not go on.
+    Failed(HostError),
+}
+
+/// What an agent begins with.
+pub(super) struct Beginning {
+    pub place: Place,
+    pub setup: Option<Setup>,
+    pub durable: Durable,
+    pub book: Book,
+    pub wanted: BTreeMap<Vec<SocketAddr>, bool>,
+    pub starts: bool,
+}
+
+impl Agent {
+    /// Starts an agent; the receiver tells how it ended.
+    pub fn start(beginning: Beginning) -> (mpsc::UnboundedSender<Event>, oneshot::Receiver<Outcome>) {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let (ended, outcome) = oneshot::channel();
+        let Beginning { place, setup, durable, book, wanted, starts } = beginning;
+        let settings = crate::group::Settings::new(place.me.as_str());
+        let dialler = Dialler::new(place.identity.clone(), place.link_template.clone(), events.clone());
+        let mut agent = Self {
+            member: Member::new(settings, durable, now_us()),
+            assembly: None,
+            setup: None,
+            part: Part::None,
+            peers: BTreeMap::new(),
+            book,
+            witnesses: BTreeSet::new(),
+            wanted,
+            dialler,
+            events: events.clone(),
+            inbox,
+            syncs: BTreeMap::new(),
+            next_number: 0,
+            commands: VecDeque::new(),
+            answering: None,
+            history: History::new(place.clock.clone()),
+            starts,
+            began: crate::clock::monotonic(),
+            open: false,
+            stopping: None,
+            ended: Some(ended),
+            missing_files: BTreeSet::new(),
+            early_sync: None,
+            place,
+        };
+        if let Some(setup) = setup {
+            agent.learn_setup(setup);
+        }
+        tokio::spawn(agent.run());
+        (events, outcome)
+    }
+
+    async fn run(mut self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.ended.is_some() {
+            tokio::select! {
+                biased;
+                event = self.inbox.recv() => match event {
+                    Some(event) => self.on_event(event),
+                    None => return,
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.input(Input::Tick);
+        self.dial_missing();
+        self.start_alone();
+        self.next_command();
+        if self.stopping.as_ref().is_some_and(|stopping| crate::clock::monotonic() > stopping.until) {
+            self.history.note("the guest did not shut down in time; it is ended");
+            self.finish_stop();
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.send(outcome);
+        }
+    }
+
+    // --- The protocol -------------------------------------------------------------------------------------------
+
+    fn input(&mut self, input: Input) {
+        for output in self.member.handle(now_us(), input) {
+            self.carry_out(output);
+        }
+        self.adjust();
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Persist(durable) => self.persist(&durable),
+            Output::Send { to, message } => {
+                if let Some(peer) = self.peers.get(&*to) {
+                    peer.group(&message);
+                }
+            }
+            Output::Release { through } => {
+                if let Part::Primary(primary) = &self.part {
+                    if let Some(nic) = &primary.nic {
+                        nic.release(through);
+                    }
+                    self.history.released(through);
+                }
+            }
+            Output::Lease { .. } => self.open = true,
+            Output::Hold { reason } => {
+                self.open = false;
+                if matches!(self.part, Part::Primary(_)) {
+                    self.history.note(&format!("output is held: {reason}"));
+                }
+            }
+            Output::StartGuest { term, from } => self.start_guest(term, from),
+            Output::StopGuest => self.stop_guest(),
+            Output::PauseGuest => self.with_primary(Primary::pause),
+            Output::ResumeGuest => self.with_primary(Primary::resume),
+            Output::Commit(at) => {
+                if let Part::Backup { replica, .. } = &self.part {
+                    replica.commit(at);
+                }
+            }
+            Output::BeginSync { peer, .. } => self.begin_sync(&peer),
+            Output::Settled(version) => {
+                tracing::debug!(vm = self.place.vm, term = version.term, number = version.number, "configuration settled");
+                self.share_book();
+            }
+            Output::Answer(answer) => {
+                if let Some(Some(call)) = self.answering.take() {
+                    call.finish(answer.map(serde_json::Value::from));
+                } else if let Err(reason) = answer {
+                    self.history.note(&reason);
+                }
+            }
+        }
+    }
+
+    fn with_primary(&self, act: impl FnOnce(&Primary)) {
+        if let Part::Primary(primary) = &self.part {
+            act(primary);
+        }
+    }
+
+    /// The protocol's memory. Without it nothing may follow, so a disk that cannot be written ends this host's part.
+    fn persist(&mut self, durable: &Durable) {
+        let path = self.place.paths.member();
+        let written = serde_json::to_vec(durable)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| tokio::task::block_in_place(|| write_whole(&path, &bytes)));
+        if let Err(source) = written {
+            self.end(Outcome::Failed(HostError::File { path, source }));
+        }
+    }
+
+    fn config(&self) -> Option<&Config> {
+        self.member.durable().proposal.as_ref().map(|proposal| &proposal.config)
+    }
+
+    /// Whether checkpoints are needed, and what becomes of the guest's frames.
+    fn adjust(&mut self) {
+        let Part::Primary(primary) = &self.part else { return };
+        let Some(config) = self.member.durable().proposal.as_ref().map(|proposal| &proposal.config) else { return };
+        let linked = self.peers.keys().any(|name| config.data.contains(name.as_str()));
+        let protected = linked || !config.holders.is_empty();
+        let mode = match (protected, config.rules.output) {
+            (true, OutputMode::Commit) => Mode::OutputCommit,
+            _ if self.open => Mode::BestEffort,
+            _ => Mode::OutputCommit,
+        };
+        if let Some(nic) = primary.nic.as_ref().filter(|nic| nic.mode() != mode) {
+            nic.set_mode(mode);
+        }
+        primary.protect(protected);
+    }
+
+    // --- Hosts --------------------------------------------------------------------------------------------------
+
+    fn hello(&self) -> Hello {
+        Hello {
+            vm: self.place.vm.clone(),
+            listen: self.place.listen.clone(),
+            incarnation: self.place.incarnation,
+            witness: self.place.witness,
+            book: self.book.clone(),
+            setup: self.setup.clone(),
+        }
+    }
+
+    /// Dials whoever should be linked and is not: those that are to join, and members whose address is known. Of two
+    /// members that know each other's address the one with the lower name dials.
+    fn dial_missing(&mut self) {
+        let linked: BTreeSet<&[SocketAddr]> = self.peers.values().map(|peer| peer.hello.listen.as_slice()).collect();
+        let mut missing: Vec<Vec<SocketAddr>> =
+            self.wanted.keys().filter(|addresses| !linked.contains(addresses.as_slice())).cloned().collect();
+        for (name, addresses) in &self.book {
+            let known = self.peers.contains_key(name) || *name == self.place.me || addresses.is_empty();
+            let ours = self.place.me < *name || self.place.listen.is_empty();
+            if !known && ours && !missing.contains(addresses) {
+                missing.push(addresses.clone());
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let hello = Arc::new(self.hello());
+        for addresses in missing {
+            self.dialler.dial(addresses, Arc::clone(&hello));
+        }
+    }
+
+    /// A host has said hello; `answer` says whether it waits for ours.
+    fn linked(&mut self, link: Link, hello: Hello, answer: bool) {
+        let name = link.peer().to_owned();
+        if hello.vm != self.place.vm || name == self.place.me {
+            self.history.note(&format!("{name} speaks of machine {}; the link is closed", hello.vm));
+            return;
+        }
+        if let Some(known) = self.peers.get(&name) {
+            if known.hello.incarnation == hello.incarnation && known.link.connections() > 0 {
+                return;
+            }
+            self.unlink(&name);
+        }
+        let news = Book::from([(name.clone(), hello.listen.clone())]);
+        let learned = book::merge(&mut self.book, &hello.book) | book::merge(&mut self.book, &news);
+        if hello.witness {
+            self.witnesses.insert(name.clone());
+        }
+        if let Some(setup) = hello.setup.clone().filter(|_| self.setup.is_none()) {
+            self.learn_setup(setup);
+        }
+        self.next_number += 1;
+        let peer = links::serve(link, hello, self.next_number, self.events.clone());
+        if answer {
+            // Before anything else is said.
+            peer.notice(&Notice::Hello(self.hello()));
+        }
+        if !self.missing_files.is_empty() {
+            peer.notice(&Notice::Want { files: self.missing_files.iter().cloned().collect() });
+        }
+        self.peers.insert(name.clone(), peer);
+        self.history.note(&format!("linked with {name}"));
+        if learned {
+            self.share_book();
+        }
+        self.invite(&name);
+    }
+
+    /// A host that was asked to join, and is no member yet, joins.
+    fn invite(&mut self, name: &str) {
+        let Some(peer) = self.peers.get(name) else { return };
+        let witness = peer.hello.witness;
+        let asked = self.wanted.keys().any(|addresses| addresses.iter().any(|one| peer.hello.listen.contains(one)));
+        let member = self.config().is_some_and(|config| config.members().any(|member| &**member == name));
+        if asked && !member && self.member.is_primary() {
+            let change = if witness { Change::AddWitness(name.into()) } else { Change::AddBackup(name.into()) };
+            self.commands.push_back((Command::Change(change), None));
+        }
+    }
+
+    fn share_book(&mut self) {
+        let path = self.place.paths.file("book.json");
+        if let Ok(bytes) = serde_json::to_vec(&self.book)
+            && let Err(error) = write_whole(&path, &bytes)
+        {
+            tracing::warn!(%error, path = %path.display(), "the address book cannot be written");
+        }
+        let notice = Notice::Book { book: self.book.clone() };
+        self.peers.values().for_each(|peer| peer.notice(&notice));
+    }
+
+    fn unlink(&mut self, name: &str) {
+        self.peers.remove(name);
+        self.drop_sync(name);
+        self.input(Input::PeerDown(name.into()));
+    }
+
+    // --- What happened ------------------------------------------------------------------------------------------
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Linked { link, hello, dialled } => {
+                // A host may listen under other addresses than the one it was reached by.
+                if let Some(witness) = self.wanted.remove(&dialled) {
+                    self.wanted.insert(if hello.listen.is_empty() { dialled } else { hello.listen.clone() }, witness);
+                }
+                self.linked(link, hello, false);
+            }
+            Event::Accepted { link, hello } => self.linked(link, hello, true),
+            Event::Unreachable { to, reason } => self.history.note(&format!("{to:?} cannot be reached: {reason}")),
+            Event::LinkClosed { peer, number, reason } => {
+                if self.peers.get(&peer).is_some_and(|known| known.number == number) {
+                    self.history.note(&format!("the link with {peer} closed: {reason}"));
+                    self.unlink(&peer);
+                }
+            }
+            Event::Group { from, message } => self.input(Input::Message { from: from.as_str().into(), message }),
+            Event::Notice { from, notice } => self.on_notice(&from, notice),
+            Event::Stream { from, payload, reply } => self.on_stream(&from, payload, reply),
+            Event::Answer { from, message } => self.on_answer(&from, message),
+            Event::Captured(captured) => self.on_captured(captured),
+            Event::Sent(sent) => self.history.sent(&sent),
+            Event::Paused { last } => self.input(Input::GuestPaused { last }),
+            Event::GuestEnded { clean } => self.guest_ended(clean),
+            Event::GuestFailed { reason } => self.guest_failed(&reason),
+            Event::Arrived(at) => self.input(Input::EpochHeld(at)),
+            Event::SyncDone(at) => {
+                self.history.note(&format!("in sync at epoch {}", at.epoch));
+                self.input(Input::SyncDone(at));
+            }
+            Event::ReplicaLost => self.input(Input::ReplicaLost),
+            Event::Prepared(standby) => self.prepared(*standby),
+            Event::Started(primary) => self.started(*primary),
+            Event::Cleared => {
+                self.part = Part::None;
+                self.prepare();
+            }
+            Event::Call(call) => self.on_call(call),
+        }
+    }
+
+    fn on_notice(&mut self, from: &str, notice: Notice) {
+        match notice {
+            Notice::Hello(_) => {}
+            Notice::Book { book } => {
+                if book::merge(&mut self.book, &book) {
+                    self.share_book();
+                }
+            }
+            Notice::Want { files } => self.send_files(from, &files),
+            Notice::Stopped { term } => {
+                if term >= self.member.durable().term && !matches!(self.part, Part::Primary(_)) {
+                    self.history.note(&format!("{from} says that the guest was shut down"));
+                    self.end(Outcome::Stopped);
+                }
+            }
+        }
+    }
+
+    fn on_stream(&mut self, from: &str, payload: Bytes, reply: Reply) {
+        if let Some((name, content)) = StreamMessage::file(&payload) {
+            return self.received_file(from, &name, content);
+        }
+        match &self.part {
+            Part::Backup { replica, .. } => replica.message(payload, reply),
+            // The primary waits for an answer to this one.
+            _ if StreamMessage::begins_sync(&payload) => self.early_sync = Some((payload, reply)),
+            _ => {}
+        }
+    }
+
+    // --- Primary ------------------------------------------------------------------------------------------------
+
+    fn begin_sync(&mut self, name: &str) {
+        let Some(peer) = self.peers.get(name) else { return self.input_later(Input::SyncFailed(name.into())) };
+        self.next_number += 1;
+        let (id, seed) = (self.next_number, super::random());
+        peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
+        self.drop_sync(name);
+        self.syncs.insert(name.to_owned(), Syncing { id, seed, progress: 0.0, copying: false, disk: None });
+        self.history.note(&format!("{name} is being brought in sync"));
+    }
+
+    /// For inputs that come up while outputs are carried out.
+    fn input_later(&self, input: Input) {
+        if let Input::SyncFailed(name) = input {
+            let _ = self.events.send(Event::Answer {
+                from: name.to_string(),
+                message: StreamMessage::Failed { reason: "it is not linked".into() },
+            });
+        }
+    }
+
+    fn drop_sync(&mut self, name: &str) {
+        if let Some(sync) = self.syncs.remove(name) {
+            self.with_primary(|primary| primary.end_sync(sync.id));
+        }
+    }
+
+    fn on_answer(&mut self, from: &str, message: StreamMessage) {
+        match message {
+            StreamMessage::Hashes { id, hashes } => {
+                let Some(sync) = self.syncs.get_mut(from).filter(|sync| sync.id == id) else { return };
+                let Part::Primary(primary) = &self.part else {
+                    return self.sync_failed(from, "the guest does not run yet");
+                };
+                match MemorySync::new(id, sync.seed, hashes, primary.pages) {
+                    Ok(memory) => {
+                        sync.copying = true;
+                        primary.sync(memory);
+                    }
+                    Err(reason) => self.sync_failed(from, &reason),
+                }
+            }
+            StreamMessage::Disk(bytes) => {
+                if let Some(disk) = self.syncs.get(from).and_then(|sync| sync.disk.as_ref()) {
+                    disk.message(bytes);
+                }
+            }
+            StreamMessage::Failed { reason } => self.sync_failed(from, &reason),
+            _ => tracing::warn!(from, "a backup sent what only a primary sends"),
+        }
+    }
+
+    fn sync_failed(&mut self, name: &str, reason: &str) {
+        self.history.note(&format!("{name} could not be brought in sync: {reason}"));
+        self.drop_sync(name);
+        self.input(Input::SyncFailed(name.into()));
+    }
+
+    fn on_captured(&mut self, captured: Box<Captured>) {
+        self.history.captured(&captured);
+        let epoch = captured.capture.epoch;
+        for step in &captured.syncs {
+            if let Some(sync) = self.syncs.values_mut().find(|sync| sync.id == step.id) {
+                sync.progress = step.progress;
+                if step.begins
+                    && let Part::Primary(primary) = &self.part
+                    && let Some(disk) = &primary.disk
+                    && let Some((_, peer)) = self.peers.iter().find(|(name, _)| self.syncs_id(name) == Some(step.id))
+                {
+                    let source = super::disk_sync::DiskSource::start(disk, peer.outbox.clone());
+                    if let Some(sync) = self.syncs.values_mut().find(|sync| sync.id == step.id) {
+                        sync.disk = source.ok();
+                    }
+                }
+            }
+        }
+        for sync in self.syncs.values() {
+            if let Some(disk) = &sync.disk {
+                disk.sealed(epoch);
+            }
+        }
+        self.input(Input::EpochSealed(epoch));
+        let Some(term) = self.member.live_since() else { return };
+        let Part::Primary(primary) = &self.part else { return };
+        let (followers, syncing) = self.destinations(&captured);
+        let complete: Vec<u64> = captured.syncs.iter().filter(|step| step.complete).map(|step| step.id).collect();
+        primary.send(Job { captured, term, followers, syncing });
+        self.syncs.retain(|_, sync| !complete.contains(&sync.id));
+    }
+
+    fn syncs_id(&self, name: &str) -> Option<u64> {
+        self.syncs.get(name).map(|sync| sync.id)
+    }
+
+    /// Who gets this checkpoint: as a follower, or as one that is brought in sync.
+    fn destinations(&self, captured: &Captured) -> (Vec<Outbox>, Vec<(u64, Outbox)>) {
+        let (mut followers, mut syncing) = (Vec::new(), Vec::new());
+        let Some(config) = self.config() else { return (followers, syncing) };
+        for (name, peer) in self.peers.iter().filter(|(name, _)| config.data.contains(name.as_str())) {
+            match self.syncs_id(name) {
+                Some(id) if captured.syncs.iter().any(|step| step.id == id) => syncing.push((id, peer.outbox.clone())),
+                Some(_) => {}
+                None => followers.push(peer.outbox.clone()),
+            }
+        }
+        (followers, syncing)
+    }
+
+    fn start_guest(&mut self, term: u64, from: Start) {
+        let part = std::mem::replace(&mut self.part, Part::Starting);
+        let Some(assembly) = self.assembly.clone() else {
+            return self.end(Outcome::Failed(HostError::NoMachine));
+        };
+        self.history.promoted(term, from);
+        let events = self.events.clone();
+        match (from, part) {
+            (Start::Promoted { from }, Part::Backup { replica, card }) => {
+                tokio::spawn(async move {
+                    let primary = assembly::promote(&assembly, replica, card, term, from, events.clone()).await;
+                    let _ = events.send(Event::Started(Box::new(primary)));
+                });
+            }
+            (_, part) => {
+                tokio::task::spawn_blocking(move || {
+                    drop(part);
+                    let primary = assembly::boot(&assembly, term, events.clone());
+                    let _ = events.send(Event::Started(Box::new(primary)));
+                });
+            }
+        }
+    }
+
+    fn started(&mut self, primary: Result<Primary, HostError>) {
+        match primary {
+            Ok(primary) if self.member.live_since().is_some() => {
+                self.history.started();
+                self.part = Part::Primary(primary);
+                let names: Vec<String> = self.peers.keys().cloned().collect();
+                names.iter().for_each(|name| self.invite(name));
+                self.adjust();
+            }
+            Ok(primary) => {
+                // Another host was elected while this one started.
+                self.part = Part::Primary(primary);
+                self.stop_guest();
+            }
+            Err(error) => self.end(Outcome::Failed(error)),
+        }
+    }
+
+    /// Another host runs the machine.
+    fn stop_guest(&mut self) {
+        self.syncs.clear();
+        self.history.note("another host runs the machine; this host's guest is ended");
+        match std::mem::replace(&mut self.part, Part::Clearing) {
+            Part::Primary(primary) => {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    primary.stop().await;
+                    let _ = events.send(Event::Cleared);
+                });
+            }
+            Part::Starting => self.part = Part::Starting,
+            other => {
+                drop(other);
+                self.part = Part::None;
+            }
+        }
+    }
+
+    fn guest_ended(&mut self, clean: bool) {
+        if clean {
+            self.history.note("the guest shut down");
+            self.finish_stop();
+        } else {
+            self.end(Outcome::Failed(HostError::GuestGone));
+        }
+    }
+
+    fn guest_failed(&mut self, reason: &str) {
+        self.history.note(reason);
+        tracing::error!(vm = self.place.vm, reason, "the guest cannot be checkpointed");
+        self.end(Outcome::Failed(HostError::Refused(reason.to_owned())));
+    }
+
+    /// Tells everyone that there is nothing to take over, and ends.
+    fn finish_stop(&mut self) {
+        let notice = Notice::Stopped { term: self.member.durable().term };
+        self.peers.values().for_each(|peer| peer.notice(&notice));
+        if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {
+            call.finish(Ok(format!("{} is shut down", self.place.vm).into()));
+        }
+        let flushed: Vec<Link> = self.peers.values().map(|peer| peer.link.clone()).collect();
+        let part = std::mem::replace(&mut self.part, Part::None);
+        let ended = self.ended.take();
+        tokio::spawn(async move {
+            if let Part::Primary(primary) = part {
+                primary.stop().await;
+            }
+            for link in flushed {
+                let _ = tokio::time::timeout(Duration::from_secs(1), link.flush()).await;
+            }
+            if let Some(ended) = ended {
+                let _ = ended.send(Outcome::Stopped);
+            }
+        });
+    }
+
+    // --- Backup -------------------------------------------------------------------------------------------------
+
+    /// Takes note of what the machine is made of, and prepares a copy.
+    fn learn_setup(&mut self, setup: Setup) {
+        match assembly::learn(&self.place, &setup) {
+            Ok(learned) => {
+                self.missing_files = learned.missing;
+                self.assembly = Some(Arc::new(learned.assembly));
+                self.setup = Some(setup);
+                self.prepare();
+            }
+            Err(error) => self.history.note(&format!("the machine cannot be run here: {}", chain(&error))),
+        }
+    }
+
+    fn prepare(&mut self) {
+        let founding = self.starts && self.config().is_some_and(|config| config.members().count() == 1);
+        let ready = self.missing_files.is_empty() && matches!(self.part, Part::None);
+        if self.place.witness || founding || !ready {
+            return;
+        }
+        let Some(assembly) = self.assembly.clone() else { return };
+        self.part = Part::Preparing;
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            let standby = assembly::stand_by(&assembly);
+            let _ = events.send(Event::Prepared(Box::new(standby)));
+        });
+    }
+
+    fn prepared(&mut self, standby: Result<assembly::Standby, HostError>) {
+        let started = standby.and_then(|assembly::Standby { parts, card }| {
+            let replica = Replica::start(parts, self.events.clone())?;
+            Ok(Part::Backup { replica, card })
+        });
+        match started {
+            // A cold start may have begun meanwhile.
+            Ok(part) if matches!(self.part, Part::Preparing) => {
+                if let (Part::Backup { replica, .. }, Some((payload, reply))) = (&part, self.early_sync.take()) {
+                    replica.message(payload, reply);
+                }
+                self.part = part;
+            }
+            Ok(_) => {}
+            Err(error) => self.history.note(&format!("no copy can be kept here: {}", chain(&error))),
+        }
+    }
+
+    fn send_files(&self, to: &str, names: &[String]) {
+        let (Some(peer), Some(setup)) = (self.peers.get(to), &self.setup) else { return };
+        for name in names.iter().filter(|name| setup.files.contains_key(*name)) {
+            match std::fs::read(self.place.paths.file(name)) {
+                Ok(content) => peer.outbox.send(StreamMessage::File { name: name.clone(), content: content.into() }.encode()),
+                Err(error) => tracing::warn!(%error, name, "a file of the machine cannot be read"),
+            }
+        }
+    }
+
+    fn received_file(&mut self, from: &str, name: &str, content: Bytes) {
+        if !self.missing_files.contains(name) {
+            return;
+        }
+        let digest = self.setup.as_ref().and_then(|setup| setup.files.get(name)).cloned();
+        if digest.as_deref() != Some(assembly::digest(&content).as_str()) {
+            return self.history.note(&format!("{from} sent a file {name} with another content than announced"));
+        }
+        let path = self.place.paths.file(name);
+        match write_whole(&path, &content) {
+            Ok(()) => {
+                self.missing_files.remove(name);
+                self.prepare();
+            }
+            Err(error) => self.history.note(&format!("{} cannot be written: {error}", path.display())),
+        }
+    }
+
+    // --- Commands -----------------------------------------------------------------------------------------------
+
+    /// A process that is to run the machine, and hears of nobody who does, starts it.
+    fn start_alone(&mut self) {
+        if !self.starts || self.member.live_since().is_some() || self.missing_files.contains("") {
+            return;
+        }
+        let founding = self.config().is_some_and(|config| config.members().count() == 1);
+        let waited = crate::clock::monotonic().saturating_sub(self.began) > ALONE_AFTER;
+        if founding || waited {
+            self.starts = false;
+            self.commands.push_back((Command::Start, None));
+        }
+    }
+
+    fn next_command(&mut self) {
+        if self.answering.is_some() {
+            return;
+        }
+        if let Some((command, call)) = self.commands.pop_front() {
+            self.answering = Some(call);
+            self.input(Input::Command(command));
+        }
+    }
+
+    fn on_call(&mut self, call: Call) {
+        match call.request.clone() {
+            Request::Status => {
+                let status = serde_json::to_value(self.status()).map_err(|error| error.to_string());
+                call.finish(status);
+            }
+            Request::Migrate { to } => match self.name_of(&to) {
+                Some(to) => self.commands.push_back((Command::Migrate { to: to.as_str().into() }, Some(call))),
+                None => call.finish(Err(format!(
+                    "{to} is no host of this machine's group; `mycelium vm protect {} --backup {to}` takes it in",
+                    self.place.vm
+                ))),
+            },
+            Request::Promote { force } => self.commands.push_back((Command::Promote { force }, Some(call))),
+            Request::Forget { member } => {
+                self.book.remove(&member);
+                self.commands.push_back((Command::Change(Change::Forget(member.as_str().into())), Some(call)));
+            }
+            Request::Protect { backup } => match super::addresses(&backup) {
+                Ok(addresses) => {
+                    self.wanted.insert(addresses, false);
+                    let names: Vec<String> = self.peers.keys().cloned().collect();
+                    names.iter().for_each(|name| self.invite(name));
+                    call.finish(Ok(format!("{backup} is asked to join; `mycelium vm status` shows when it is in sync").into()));
+                }
+                Err(reason) => call.finish(Err(reason)),
+            },
+            Request::Stop { force } => self.stop(call, force),
+        }
+    }
+
+    fn name_of(&self, host: &str) -> Option<String> {
+        if self.book.contains_key(host) {
+            return Some(host.to_owned());
+        }
+        let addresses = super::addresses(host).ok()?;
+        let of = |(_, known): &(&String, &Vec<SocketAddr>)| known.iter().any(|one| addresses.contains(one));
+        self.book.iter().find(of).map(|(name, _)| name.clone())
+    }
+
+    fn stop(&mut self, call: Call, force: bool) {
+        let Part::Primary(primary) = &self.part else {
+            return call.finish(Err("the guest does not run on this host; stop it where it runs".into()));
+        };
+        if force {
+            self.stopping = Some(Stopping { call: Some(call), until: crate::clock::monotonic() });
+            return self.finish_stop();
+        }
+        primary.powerdown();
+        let until = crate::clock::monotonic() + POWERDOWN_TIME;
+        self.stopping = Some(Stopping { call: Some(call), until });
+    }
+
+    // --- Status -------------------------------------------------------------------------------------------------
+
+    fn status(&self) -> status::Status {
+        let group = self.member.status(now_us());
+        let role = match &self.part {
+            _ if self.place.witness => Role::Witness,
+            Part::Primary(_) | Part::Starting => Role::Primary,
+            _ if group.primary.is_some() => Role::Backup,
+            _ => Role::Joining,
+        };
+        let mut status = status::Status {
+            vm: self.place.vm.clone(),
+            host: self.place.me.clone(),
+            role,
+            primary: group.primary.as_ref().map(ToString::to_string),
+            term: group.term,
+            phase: self.phase(&group),
+            ..status::Status::default()
+        };
+        self.history.fill(&mut status);
+        if let Some(held) = group.held {
+            status.epochs.sealed = held.epoch;
+        }
+        if let Some(assembly) = &self.assembly {
+            assembly.describe(&mut status);
+        }
+        if let Part::Primary(primary) = &self.part {
+            primary.describe(&mut status);
+        }
+        status.buffer.bytes += self.peers.values().map(|peer| peer.outbox.waiting()).sum::<u64>();
+        status.peers = self.peer_status(&group, status.epochs.sealed);
+        status
+    }
+
+    fn phase(&self, group: &crate::group::Status) -> String {
+        match &self.part {
+            Part::Primary(_) if !self.open => "output held".into(),
+            Part::Primary(_) => serde_json::to_value(&group.protection)
+                .ok()
+                .and_then(|value| value.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+            Part::Starting => "starting".into(),
+            Part::Preparing => "preparing".into(),
+            Part::Clearing => "clearing up".into(),
+            Part::Backup { .. } if group.held.is_some() => "in sync".into(),
+            Part::Backup { .. } => "not in sync".into(),
+            Part::None if self.place.witness => "voting".into(),
+            Part::None => "waiting".into(),
+        }
+    }
+
+    fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
+        let names = group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
+        names.map(|name| {
+            let known = group.peers.iter().find(|peer| *peer.name == *name);
+            let link = self.peers.get(&name);
+            let state = match known {
+                _ if link.is_none() => "away",
+                _ if group.primary.as_deref() == Some(name.as_str()) => "primary",
+                _ if group.witnesses.contains(name.as_str()) => "witness",
+                Some(peer) if peer.in_sync => "backup",
+                Some(peer) if peer.syncing => "syncing",
+                _ => "member",
+            };
+            let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
+            let synced = match (state, self.syncs.get(&name)) {
+                ("backup" | "primary", _) => 1.0,
+                (_, Some(sync)) => sync.progress,
+                _ => 0.0,
+            };
+            let stats = link.map(|peer| peer.link.stats().connections);
+            status::Peer {
+                address: self.book.get(&name).and_then(|all| all.first()).map(ToString::to_string).unwrap_or_default(),
+                state: state.into(),
+                epoch,
+                lag: sealed.saturating_sub(epoch),
+                synced,
+                connections: serde_json::to_value(stats).unwrap_or_default(),
+                name,
+            }
+        })
+        .collect()
+    }
+}
+
+/// The protocol's clock: it counts the time in which the host was suspended.
+fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+}

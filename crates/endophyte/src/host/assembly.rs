@@ -1,0 +1,237 @@
+//! From what a machine is made of to its parts on this host: memory, QEMU, disk, network card.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mycelium_api::endophyte::{EndophyteVM, OutputCommit};
+use tokio::sync::mpsc;
+
+use super::agent::Event;
+use super::book::Setup;
+use super::primary::{self, Primary};
+use super::replica::{Parts as ReplicaParts, Replica};
+use super::status::Status;
+use super::{HostError, Place};
+use crate::disk::{BlockServer, Disk, Replica as DiskReplica, ReplicaOptions};
+use crate::egress::{Mode, Nic, NicConfig, Port};
+use crate::group::{Alone, OutputMode, Policy, Position, Rules};
+use crate::machine::{Boot, GuestMemory, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart};
+
+/// The kernel that a machine boots, in its folder.
+pub const KERNEL: &str = "kernel";
+/// The initial RAM disk.
+pub const INITRD: &str = "initrd";
+/// The seed for cloud-init.
+pub const SEED: &str = "seed.img";
+/// A share of the buffer for copies of pages as they were last sent, so that differences can be sent.
+const CACHE_SHARE: u64 = 4;
+
+/// A machine as it is to be on this host.
+pub(super) struct Assembly {
+    place: Place,
+    document: EndophyteVM,
+    setup: Setup,
+}
+
+/// What is known of a machine.
+pub(super) struct Learned {
+    pub assembly: Assembly,
+    /// Files that are not here yet.
+    pub missing: BTreeSet<String>,
+}
+
+/// A copy that waits, and the card it will have.
+pub(super) struct Standby {
+    pub parts: ReplicaParts,
+    pub card: Option<Arc<Nic>>,
+}
+
+/// Tells the content of a file from others.
+pub fn digest(content: &[u8]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(content))
+}
+
+/// What the group agrees on, by the document.
+pub fn rules(document: &EndophyteVM) -> Rules {
+    let ram = &document.spec.distributed_ram;
+    Rules {
+        policy: match ram.output_commit {
+            OutputCommit::Any => Policy::Any,
+            OutputCommit::Majority => Policy::Majority,
+            OutputCommit::All => Policy::All,
+        },
+        alone: Alone::GoOn,
+        output: if ram.emergency_pause_enabled { OutputMode::Commit } else { OutputMode::BestEffort },
+    }
+}
+
+/// Takes note of a machine: what of it is here, and what is missing.
+pub fn learn(place: &Place, setup: &Setup) -> Result<Learned, HostError> {
+    let document = EndophyteVM::from_value(&setup.document).map_err(HostError::Document)?;
+    let missing = setup.files.iter().filter(|(name, wanted)| {
+        let content = std::fs::read(place.paths.file(name)).unwrap_or_default();
+        digest(&content) != **wanted
+    });
+    let missing = missing.map(|(name, _)| name.clone()).collect();
+    let text = serde_json::to_vec(setup).map_err(|error| HostError::Refused(error.to_string()))?;
+    let path = place.paths.document();
+    super::paths::write_whole(&path, &text).map_err(|source| HostError::File { path, source })?;
+    Ok(Learned { assembly: Assembly { place: place.clone(), document, setup: setup.clone() }, missing })
+}
+
+impl Assembly {
+    fn run_dir(&self) -> PathBuf {
+        self.place.paths.file("run")
+    }
+
+    fn disk_socket(&self) -> PathBuf {
+        self.run_dir().join("disk.sock")
+    }
+
+    fn config(&self) -> MachineConfig {
+        let spec = &self.document.spec;
+        let file = |name: &str| self.setup.files.contains_key(name).then(|| self.place.paths.file(name));
+        let boot = match file(KERNEL) {
+            Some(kernel) => Boot::Kernel {
+                kernel,
+                initrd: file(INITRD),
+                cmdline: spec.vm_spec.os_config.command_line.clone().unwrap_or_default(),
+            },
+            None => Boot::Disk,
+        };
+        MachineConfig {
+            cpus: spec.vm_spec.cpu_cores,
+            disk: self.setup.disk_bytes.map(|_| self.disk_socket()),
+            seed: file(SEED),
+            nic: Some(MachineNic { mac: self.document.mac().to_string(), socket: self.run_dir().join("nic.sock") }),
+            boot,
+            cpu_pinning: spec.performance_config.cpu_pinning,
+            huge_pages: spec.performance_config.huge_pages,
+            console_log: Some(self.place.paths.file("console.log")),
+            ram_path: PathBuf::from(format!("/dev/shm/mycelium-{}-{:016x}.ram", self.place.vm, super::random())),
+            ..MachineConfig::new(self.place.vm.clone(), self.document.memory_bytes(), self.run_dir())
+        }
+    }
+
+    fn make_run_dir(&self) -> Result<(), HostError> {
+        let path = self.run_dir();
+        std::fs::create_dir_all(&path).map_err(|source| HostError::File { path, source })
+    }
+
+    /// The network card, switched off.
+    fn card(&self) -> Result<Arc<Nic>, HostError> {
+        let port = Port::open(&self.document.spec.vm_spec.network_config.attachment)?;
+        let socket = self.run_dir().join("nic.sock");
+        let config = NicConfig { mode: Mode::Standby, ..NicConfig::new(socket, port, self.document.mac()) };
+        Ok(Arc::new(Nic::start(config)?))
+    }
+
+    fn settings(&self, term: u64, epoch: u64) -> primary::Settings {
+        let length = &self.document.spec.distributed_ram.epoch_milliseconds;
+        primary::Settings {
+            vm: self.place.vm.clone(),
+            term,
+            epoch,
+            epoch_length: Duration::from_millis(length.minimum.clamp(20, length.maximum.max(20))),
+            cache_bytes: usize::try_from(self.document.buffer_bytes() / CACHE_SHARE).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        // Until the group says otherwise, nothing leaves.
+        Mode::OutputCommit
+    }
+
+    /// Writes what the document says into a status.
+    pub fn describe(&self, status: &mut Status) {
+        status.guest.cpus = self.document.spec.vm_spec.cpu_cores;
+        status.guest.memory_bytes = self.document.memory_bytes();
+        status.buffer.limit_bytes = self.document.buffer_bytes();
+    }
+}
+
+/// Prepares a copy: empty memory, a QEMU that waits, a disk that is to be filled.
+pub fn stand_by(assembly: &Assembly) -> Result<Standby, HostError> {
+    assembly.make_run_dir()?;
+    let config = assembly.config();
+    let disk = match assembly.setup.disk_bytes {
+        Some(size) => Some(Arc::new(DiskReplica::open(&assembly.place.paths.disk(), Some(size), ReplicaOptions::default())?)),
+        None => None,
+    };
+    let blank = blank_disk(assembly)?;
+    let card = assembly.card()?;
+    let memory = GuestMemory::create(&config.ram_path, config.memory_bytes)?;
+    let _ = std::fs::remove_file(&config.ram_path);
+    let machine = Machine::start_with(&config, MachineStart::Paused, &memory)?;
+    let parts = ReplicaParts { vm: assembly.place.vm.clone(), memory, machine, disk, blank };
+    Ok(Standby { parts, card: Some(card) })
+}
+
+/// What a waiting QEMU is connected to: it looks at its disk's size, and reads nothing that matters.
+fn blank_disk(assembly: &Assembly) -> Result<Option<BlockServer>, HostError> {
+    let Some(size) = assembly.setup.disk_bytes else { return Ok(None) };
+    let folder = assembly.run_dir().join("blank");
+    let _ = std::fs::remove_dir_all(&folder);
+    let disk = Disk::open(&folder, None, Some(size))?;
+    Ok(Some(disk.serve(&assembly.disk_socket())?))
+}
+
+/// Goes on from a copy, in a new term.
+pub async fn promote(
+    assembly: &Arc<Assembly>,
+    replica: Replica,
+    card: Option<Arc<Nic>>,
+    term: u64,
+    from: Position,
+    events: mpsc::UnboundedSender<Event>,
+) -> Result<Primary, HostError> {
+    let taken = replica.take(from).await?;
+    let assembly = Arc::clone(assembly);
+    let go_on = move || {
+        let ReplicaParts { mut machine, disk, blank, .. } = taken.parts;
+        drop(blank);
+        let disk = match disk.and_then(Arc::into_inner) {
+            Some(replica) => {
+                let disk = replica.into_disk()?;
+                let server = disk.serve(&assembly.disk_socket())?;
+                Some((disk, server))
+            }
+            None => None,
+        };
+        machine.load_devices(&taken.devices)?;
+        if let Some(card) = &card {
+            card.restore(taken.learned);
+            card.set_mode(assembly.mode());
+        }
+        let parts = primary::Parts { machine, disk, nic: card.clone() };
+        let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events)?;
+        if let Some(card) = card {
+            card.announce();
+        }
+        Ok(primary)
+    };
+    tokio::task::spawn_blocking(go_on).await.map_err(|_| HostError::GuestGone)?
+}
+
+/// Boots the machine from its disk or kernel.
+pub fn boot(assembly: &Assembly, term: u64, events: mpsc::UnboundedSender<Event>) -> Result<Primary, HostError> {
+    assembly.make_run_dir()?;
+    let config = assembly.config();
+    let disk = match assembly.setup.disk_bytes {
+        Some(size) => {
+            let disk = Disk::open(&assembly.place.paths.disk(), None, Some(size))?;
+            let server = disk.serve(&assembly.disk_socket())?;
+            Some((disk, server))
+        }
+        None => None,
+    };
+    let card = assembly.card()?;
+    card.set_mode(assembly.mode());
+    let mut machine = Machine::start(&config, MachineStart::Running)?;
+    let _ = std::fs::remove_file(&config.ram_path);
+    machine.stop()?;
+    let parts = primary::Parts { machine, disk, nic: Some(card) };
+    Primary::start(parts, assembly.settings(term, 1), events)
+}

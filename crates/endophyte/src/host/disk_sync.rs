@@ -1,0 +1,85 @@
+//! The primary's side of a disk's first copy or catching up, on a thread of its own: it reads and hashes much.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use bytes::Bytes;
+
+use super::HostError;
+use super::stream::{Outbox, StreamMessage};
+use crate::disk::Disk;
+use crate::disk::sync::{Message, Source};
+
+/// Bytes that may wait for the link before the next are read.
+const WAITING_MAX: u64 = 16 << 20;
+/// How long to wait for room, when nothing else happens.
+const ROOM_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
+
+enum Order {
+    Message(Bytes),
+    Sealed(u64),
+}
+
+/// One copy under way. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct DiskSource {
+    orders: Sender<Order>,
+}
+
+impl DiskSource {
+    /// Starts to bring the backup behind this outbox in sync.
+    pub fn start(disk: &Disk, outbox: Outbox) -> Result<Self, HostError> {
+        let source = Source::new(disk)?;
+        let (orders, receiver) = channel();
+        thread::Builder::new()
+            .name("disk-source".into())
+            .spawn(move || {
+                if let Err(error) = run(source, &receiver, &outbox) {
+                    tracing::warn!(error = super::chain(&error), "a backup's disk cannot be brought in sync");
+                }
+            })
+            .map_err(HostError::Thread)?;
+        Ok(Self { orders })
+    }
+
+    /// What the backup says.
+    pub fn message(&self, bytes: Bytes) {
+        let _ = self.orders.send(Order::Message(bytes));
+    }
+
+    /// An epoch was sealed.
+    pub fn sealed(&self, epoch: u64) {
+        let _ = self.orders.send(Order::Sealed(epoch));
+    }
+}
+
+fn run(mut source: Source, orders: &Receiver<Order>, outbox: &Outbox) -> Result<(), HostError> {
+    loop {
+        let full = outbox.waiting() > WAITING_MAX;
+        let message = if full { None } else { source.poll()? };
+        let idle = message.is_none();
+        if let Some(message) = message {
+            outbox.send(StreamMessage::Disk(message.encode()).encode());
+        }
+        if source.is_done() && idle {
+            return Ok(());
+        }
+        let order = match (full, idle) {
+            (true, _) => match orders.recv_timeout(ROOM_LOOK) {
+                Ok(order) => Some(order),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            },
+            (false, true) => match orders.recv() {
+                Ok(order) => Some(order),
+                Err(_) => return Ok(()),
+            },
+            (false, false) => orders.try_recv().ok(),
+        };
+        match order {
+            Some(Order::Message(bytes)) => source.receive(Message::decode(bytes).map_err(|e| HostError::Refused(e.to_string()))?)?,
+            Some(Order::Sealed(epoch)) => source.sealed(epoch),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What an agent remembers to tell: events, pauses, rates.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use mycelium_api::env::Env;
+
+use super::primary::{Captured, Sent};
+use super::status::{Event, Status, quantile};
+use crate::clock::monotonic;
+use crate::group::Start;
+
+/// Events that are kept.
+const EVENTS: usize = 32;
+/// How far back pauses and rates look.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Samples that are kept at most.
+const SAMPLES: usize = 4096;
+
+/// The memory of an agent.
+pub(super) struct History {
+    clock: Env,
+    events: VecDeque<Event>,
+    /// When each checkpoint of late was taken, and for how many milliseconds the guest stood still.
+    pauses: VecDeque<(Duration, f64)>,
+    /// Epochs that are not released yet, and when they were sealed.
+    sealed: VecDeque<(u64, Duration)>,
+    release_ms: VecDeque<f64>,
+    released: u64,
+    last: u64,
+    dirty_bytes: u64,
+    sent_bytes: u64,
+    disk_bytes: u64,
+    starting: Option<Duration>,
+}
+
+impl History {
+    pub fn new(clock: Env) -> Self {
+        Self {
+            clock,
+            events: VecDeque::new(),
+            pauses: VecDeque::new(),
+            sealed: VecDeque::new(),
+            release_ms: VecDeque::new(),
+            released: 0,
+            last: 0,
+            dirty_bytes: 0,
+            sent_bytes: 0,
+            disk_bytes: 0,
+            starting: None,
+        }
+    }
+
+    /// Something worth telling happened.
+    pub fn note(&mut self, text: &str) {
+        tracing::info!("{text}");
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event { time: self.clock.now().to_string(), text: text.to_owned() });
+    }
+
+    /// The guest is about to go on here.
+    pub fn promoted(&mut self, term: u64, from: Start) {
+        self.starting = Some(monotonic());
+        match from {
+            Start::Promoted { from } => self.note(&format!("takes over in term {term} at epoch {}", from.epoch)),
+            Start::Cold => self.note(&format!("starts the guest in term {term}")),
+        }
+    }
+
+    /// The guest goes on here.
+    pub fn started(&mut self) {
+        if let Some(since) = self.starting.take() {
+            let ms = monotonic().saturating_sub(since).as_secs_f64() * 1e3;
+            self.note(&format!("the guest runs here, {ms:.1} ms later"));
+        }
+    }
+
+    pub fn captured(&mut self, captured: &Captured) {
+        let timing = &captured.capture.timing;
+        self.last = captured.capture.epoch;
+        self.sealed.push_back((captured.capture.epoch, captured.at));
+        push(&mut self.pauses, (captured.at, timing.total.as_secs_f64() * 1e3));
+    }
+
+    pub fn sent(&mut self, sent: &Sent) {
+        self.dirty_bytes += sent.dirty_bytes;
+        self.sent_bytes += sent.frame_bytes;
+        self.disk_bytes += sent.disk_bytes;
+    }
+
+    pub fn released(&mut self, through: u64) {
+        self.released = through;
+        let now = monotonic();
+        while let Some((_, at)) = self.sealed.front().copied().filter(|(epoch, _)| *epoch <= through) {
+            self.sealed.pop_front();
+            push(&mut self.release_ms, now.saturating_sub(at).as_secs_f64() * 1e3);
+        }
+    }
+
+    /// Writes what is known into a status.
+    pub fn fill(&self, status: &mut Status) {
+        let now = monotonic();
+        let late = self.pauses.iter().filter(|(at, _)| now.saturating_sub(*at) < WINDOW);
+        let mut pauses: Vec<f64> = late.clone().map(|(_, ms)| *ms).collect();
+        let span = late.clone().next().map_or(0.0, |(at, _)| now.saturating_sub(*at).as_secs_f64());
+        status.epochs.sealed = self.last;
+        status.epochs.released = self.released;
+        status.epochs.per_second = if span > 0.0 { pauses.len() as f64 / span } else { 0.0 };
+        status.epochs.release_ms = quantile(&mut self.release_ms.iter().copied().collect::<Vec<_>>(), 0.5);
+        status.pause.p50_ms = quantile(&mut pauses, 0.5);
+        status.pause.p99_ms = quantile(&mut pauses, 0.99);
+        status.pause.max_ms = quantile(&mut pauses, 1.0);
+        status.traffic.dirty_bytes = self.dirty_bytes;
+        status.traffic.sent_bytes = self.sent_bytes;
+        status.traffic.disk_bytes = self.disk_bytes;
+        status.events = self.events.iter().cloned().collect();
+    }
+}
+
+fn push<T>(samples: &mut VecDeque<T>, sample: T) {
+    if samples.len() == SAMPLES {
+        samples.pop_front();
+    }
+    samples.push_back(sample);
+}

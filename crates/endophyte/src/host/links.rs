@@ -1,0 +1,189 @@
+//! Links to the other hosts of one machine: dialled by whoever knows an address, kept for as long as they live.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mycelium_rhizomorph::{Identity, Link, LinkConfig, Priority};
+use tokio::sync::mpsc;
+
+use super::agent::Event;
+use super::book::{Hello, Notice, channel};
+use super::stream::{Outbox, StreamMessage};
+use crate::group::Message;
+
+/// Between attempts to reach a host.
+const DIAL_EVERY: Duration = Duration::from_millis(250);
+/// How long the other side may take to say hello.
+const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// A link whose other side has said hello.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    /// The link.
+    pub link: Link,
+    /// What the other side said.
+    pub hello: Hello,
+    /// The way for what must stay in order.
+    pub outbox: Outbox,
+    /// Group messages and notices on their way.
+    urgent: mpsc::UnboundedSender<(u16, Bytes)>,
+    /// Tells links to the same host apart.
+    pub number: u64,
+}
+
+impl Peer {
+    /// Sends a message of the group.
+    pub fn group(&self, message: &Message) {
+        let _ = self.urgent.send((channel::GROUP, message.encode().into()));
+    }
+
+    /// Sends a notice.
+    pub fn notice(&self, notice: &Notice) {
+        let _ = self.urgent.send((channel::NOTICE, notice.encode().into()));
+    }
+}
+
+/// Says hello and hears the other side's.
+///
+/// # Errors
+/// A sentence that says what came instead.
+pub(super) async fn greet(link: &Link, hello: &Hello) -> Result<Hello, String> {
+    let words = Notice::Hello(hello.clone()).encode();
+    let sent = link.send(channel::NOTICE, Priority::Urgent, vec![words.into()]).await;
+    sent.map_err(|error| super::chain(&error))?;
+    hear_hello(link).await
+}
+
+/// Waits for the first message of a link.
+pub(super) async fn hear_hello(link: &Link) -> Result<Hello, String> {
+    let message = tokio::time::timeout(HELLO_TIME, link.recv()).await;
+    let message = message.map_err(|_| "it said nothing".to_owned())?.map_err(|error| super::chain(&error))?;
+    match (message.channel, Notice::decode(&message.payload)?) {
+        (channel::NOTICE, Notice::Hello(hello)) => Ok(hello),
+        (channel, _) => Err(format!("it did not introduce itself but spoke on channel {channel}")),
+    }
+}
+
+/// Serves a link: what comes goes to the machine's agent, until the link ends.
+pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::UnboundedSender<Event>) -> Peer {
+    let (urgent, mut queue) = mpsc::unbounded_channel::<(u16, Bytes)>();
+    let sender = link.clone();
+    tokio::spawn(async move {
+        while let Some((channel, bytes)) = queue.recv().await {
+            if sender.send(channel, Priority::Urgent, vec![bytes]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let peer = Peer { outbox: Outbox::new(link.clone()), link: link.clone(), hello, urgent, number };
+    tokio::spawn(pump(link, number, events));
+    peer
+}
+
+async fn pump(link: Link, number: u64, events: mpsc::UnboundedSender<Event>) {
+    let from = link.peer().to_owned();
+    let (reply, mut replies) = mpsc::unbounded_channel::<Vec<Bytes>>();
+    let answering = link.clone();
+    tokio::spawn(async move {
+        while let Some(message) = replies.recv().await {
+            if answering.send(channel::SYNC, Priority::Bulk, message).await.is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        let message = match link.recv().await {
+            Ok(message) => message,
+            Err(error) => {
+                let _ = events.send(Event::LinkClosed { peer: from, number, reason: super::chain(&error) });
+                return;
+            }
+        };
+        let event = match message.channel {
+            channel::GROUP => Message::decode(&message.payload)
+                .map(|message| Event::Group { from: from.clone(), message })
+                .map_err(|error| error.to_string()),
+            channel::NOTICE => Notice::decode(&message.payload).map(|notice| Event::Notice { from: from.clone(), notice }),
+            channel::STREAM => {
+                Ok(Event::Stream { from: from.clone(), payload: message.payload, reply: reply.clone() })
+            }
+            channel::SYNC => StreamMessage::decode(message.payload).map(|message| Event::Answer { from: from.clone(), message }),
+            other => Err(format!("channel {other} is not used")),
+        };
+        match event {
+            Ok(event) => {
+                if events.send(event).is_err() {
+                    return;
+                }
+            }
+            Err(reason) => tracing::warn!(peer = from, reason, "a message was not understood"),
+        }
+    }
+}
+
+/// Keeps trying to reach hosts that are not linked.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    identity: Identity,
+    template: LinkConfig,
+    events: mpsc::UnboundedSender<Event>,
+    dialling: BTreeMap<Vec<SocketAddr>, tokio::task::JoinHandle<()>>,
+}
+
+impl Dialler {
+    /// Dials with these options.
+    pub fn new(identity: Identity, template: LinkConfig, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self { identity, template, events, dialling: BTreeMap::new() }
+    }
+
+    /// Dials these addresses of one host until it answers. Does nothing while that is going on.
+    pub fn dial(&mut self, addresses: Vec<SocketAddr>, hello: Arc<Hello>) {
+        self.dialling.retain(|_, task| !task.is_finished());
+        if addresses.is_empty() || self.dialling.contains_key(&addresses) {
+            return;
+        }
+        let config = LinkConfig { remote: addresses.clone(), ..self.template.clone() };
+        let task = tokio::spawn(dial(config, self.identity.clone(), hello, self.events.clone()));
+        self.dialling.insert(addresses, task);
+    }
+
+    /// Stops dialling.
+    pub fn stop(&mut self, addresses: &[SocketAddr]) {
+        if let Some(task) = self.dialling.remove(addresses) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        self.dialling.values().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn dial(config: LinkConfig, identity: Identity, hello: Arc<Hello>, events: mpsc::UnboundedSender<Event>) {
+    let mut told = String::new();
+    loop {
+        let outcome = match Link::connect(config.clone(), identity.clone()).await {
+            Ok(link) => greet(&link, &hello).await.map(|theirs| (link, theirs)),
+            Err(error) => Err(super::chain(&error)),
+        };
+        match outcome {
+            Ok((link, hello)) => {
+                let dialled = config.remote.clone();
+                let _ = events.send(Event::Linked { link, hello, dialled });
+                return;
+            }
+            Err(reason) if reason != told => {
+                tracing::warn!(to = ?config.remote, reason, "a host cannot be reached; it is tried again");
+                let _ = events.send(Event::Unreachable { to: config.remote.clone(), reason: reason.clone() });
+                told = reason;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(DIAL_EVERY).await;
+    }
+}

@@ -1,0 +1,311 @@
+//! A backup's copy of the machine: memory, devices and disk at the last whole epoch, and a QEMU that waits, warm, to go
+//! on from there.
+//!
+//! ```text
+//!            SyncBegin                    SyncEnd, disk done
+//!   Empty ─────────────► Syncing ────────────────────────────► Following ──take──► (a primary)
+//!     ▲   frames are dropped  │  frames are applied at once      │ frames are verified, reported as arrived, and
+//!     └───────────────────────┴──────────────────────────────────┘ applied when the group says so
+//! ```
+//!
+//! One thread does all of it, in the order of the stream.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+
+use super::HostError;
+use super::agent::Event;
+use super::stream::StreamMessage;
+use crate::codec::{EpochFrame, FrameKind, Header, PAGE, PageDecoder};
+use crate::disk::sync::{Message as DiskMessage, Target};
+use crate::disk::{BlockServer, DiskEpoch, Replica as DiskReplica};
+use crate::egress::Learned;
+use crate::group::Position;
+use crate::machine::{GuestMemory, Machine};
+
+/// Unpacked bytes that one batch of pages may have, against frames that promise too much.
+const UNPACKED_MAX: usize = 1 << 30;
+
+/// What a copy is made of at first: all of it empty.
+pub(super) struct Parts {
+    /// The machine's name.
+    pub vm: String,
+    /// Its memory here.
+    pub memory: GuestMemory,
+    /// QEMU, waiting.
+    pub machine: Machine,
+    /// Its disk here, if it has one.
+    pub disk: Option<Arc<DiskReplica>>,
+    /// What QEMU takes for its disk until then.
+    pub blank: Option<BlockServer>,
+}
+
+/// What a promotion goes on with.
+pub(super) struct Taken {
+    /// Memory, machine and disk, at one whole epoch.
+    pub parts: Parts,
+    /// The devices of that epoch.
+    pub devices: Bytes,
+    /// The addresses the guest was known by.
+    pub learned: Learned,
+    /// The epoch.
+    pub at: Position,
+}
+
+enum Order {
+    Message(Bytes, Reply),
+    Commit(Position),
+    Take(Position, oneshot::Sender<Result<Taken, HostError>>),
+}
+
+/// Where answers to the stream go: the link it came from.
+pub(super) type Reply = mpsc::UnboundedSender<Vec<Bytes>>;
+
+/// The handle of the thread. Dropping it ends the copy.
+pub(super) struct Replica {
+    orders: Sender<Order>,
+}
+
+impl Replica {
+    /// Starts the thread.
+    pub fn start(parts: Parts, events: mpsc::UnboundedSender<Event>) -> Result<Self, HostError> {
+        let (orders, receiver) = channel();
+        let worker = Worker {
+            decoder: PageDecoder::new(parts.memory.pages(), UNPACKED_MAX),
+            parts,
+            events,
+            state: State::Empty,
+            devices: Bytes::new(),
+            learned: Bytes::new(),
+        };
+        thread::Builder::new().name("replica".into()).spawn(move || worker.run(&receiver)).map_err(HostError::Thread)?;
+        Ok(Self { orders })
+    }
+
+    /// A message of the stream.
+    pub fn message(&self, payload: Bytes, reply: Reply) {
+        let _ = self.orders.send(Order::Message(payload, reply));
+    }
+
+    /// The group holds this epoch to be whole here.
+    pub fn commit(&self, at: Position) {
+        let _ = self.orders.send(Order::Commit(at));
+    }
+
+    /// Ends the copy at an epoch that was committed, to go on from it.
+    pub async fn take(self, at: Position) -> Result<Taken, HostError> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.orders.send(Order::Take(at, sender));
+        receiver.await.unwrap_or(Err(HostError::ReplicaGone))
+    }
+}
+
+enum State {
+    Empty,
+    Syncing { id: u64, last: Option<Position>, whole: bool, disk: Option<Box<Target<Arc<DiskReplica>>>> },
+    Following { at: Position, staged: VecDeque<(Position, EpochFrame)> },
+}
+
+struct Worker {
+    parts: Parts,
+    decoder: PageDecoder,
+    events: mpsc::UnboundedSender<Event>,
+    state: State,
+    devices: Bytes,
+    learned: Bytes,
+}
+
+impl Worker {
+    fn run(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            match order {
+                Order::Message(payload, reply) => {
+                    if let Err(reason) = self.message(payload, &reply) {
+                        self.fail(&reason, &reply);
+                    }
+                }
+                Order::Commit(at) => {
+                    if let Err(reason) = self.commit(at) {
+                        self.lose(&reason);
+                    }
+                }
+                Order::Take(at, sender) => {
+                    let _ = sender.send(self.take(at));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, payload: Bytes, reply: &Reply) -> Result<(), String> {
+        match StreamMessage::decode(payload)? {
+            StreamMessage::SyncBegin { id, seed } => self.begin(id, seed, reply),
+            StreamMessage::Frame(bytes) => self.frame(&bytes, reply),
+            StreamMessage::SyncEnd { id, at } => self.end(id, at),
+            StreamMessage::Disk(bytes) => self.disk_message(bytes, reply),
+            StreamMessage::File { .. } | StreamMessage::Hashes { .. } | StreamMessage::Failed { .. } => {
+                Err("a message that is not for a backup".into())
+            }
+        }
+    }
+
+    /// The copy is about to be written in place.
+    fn begin(&mut self, id: u64, seed: u64, reply: &Reply) -> Result<(), String> {
+        self.lose("it is brought in sync");
+        let disk = self.parts.disk.clone().map(|disk| Box::new(Target::new(disk)));
+        self.state = State::Syncing { id, last: None, whole: false, disk };
+        self.disk_words(reply)?;
+        let hashes = page_hashes(&self.parts.memory, seed);
+        let _ = reply.send(StreamMessage::Hashes { id, hashes }.encode());
+        Ok(())
+    }
+
+    fn frame(&mut self, bytes: &Bytes, reply: &Reply) -> Result<(), String> {
+        let header = Header::read(bytes).map_err(|error| error.to_string())?;
+        let at = Position::new(header.id.term, header.id.epoch);
+        let expected = crate::codec::Expected {
+            vm: self.parts.vm.clone(),
+            guest_pages: self.parts.memory.pages(),
+            ..header.id.clone()
+        };
+        match &mut self.state {
+            State::Empty => Ok(()),
+            State::Syncing { last, .. } => {
+                if header.id.kind == FrameKind::Epoch {
+                    if let Some(last) = last.filter(|last| at.epoch != last.epoch + 1) {
+                        return Err(format!("epoch {} came after {}", at.epoch, last.epoch));
+                    }
+                    *last = Some(at);
+                }
+                let frame = EpochFrame::open(bytes, &expected).map_err(|error| error.to_string())?;
+                self.apply(&frame)?;
+                self.disk_words(reply)?;
+                self.perhaps_follow();
+                Ok(())
+            }
+            State::Following { staged, .. } => {
+                if header.id.kind == FrameKind::Base {
+                    return Err("a part of a copy came outside of one".into());
+                }
+                let frame = EpochFrame::open(bytes, &expected).map_err(|error| error.to_string())?;
+                staged.push_back((at, frame));
+                let _ = self.events.send(Event::Arrived(at));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, id: u64, at: Position) -> Result<(), String> {
+        let State::Syncing { id: own, last, whole, .. } = &mut self.state else { return Ok(()) };
+        if *own != id {
+            return Ok(());
+        }
+        if *last != Some(at) {
+            return Err(format!("the copy ends at epoch {}, but {last:?} came last", at.epoch));
+        }
+        *whole = true;
+        self.perhaps_follow();
+        Ok(())
+    }
+
+    /// In sync when memory and disk are.
+    fn perhaps_follow(&mut self) {
+        let State::Syncing { last: Some(last), whole: true, disk, .. } = &self.state else { return };
+        let last = *last;
+        if disk.as_ref().is_some_and(|disk| disk.finished().is_none_or(|at| at.epoch > last.epoch)) {
+            return;
+        }
+        self.state = State::Following { at: last, staged: VecDeque::new() };
+        let _ = self.events.send(Event::SyncDone(last));
+    }
+
+    fn disk_message(&mut self, bytes: Bytes, reply: &Reply) -> Result<(), String> {
+        let State::Syncing { disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
+        let message = DiskMessage::decode(bytes).map_err(|error| error.to_string())?;
+        disk.receive(message).map_err(|error| super::chain(&error))?;
+        self.disk_words(reply)?;
+        self.perhaps_follow();
+        Ok(())
+    }
+
+    /// What the disk's copying has to say now.
+    fn disk_words(&mut self, reply: &Reply) -> Result<(), String> {
+        let State::Syncing { disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
+        while let Some(message) = disk.poll().map_err(|error| super::chain(&error))? {
+            let _ = reply.send(StreamMessage::Disk(message.encode()).encode());
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, at: Position) -> Result<(), String> {
+        let State::Following { at: held, staged } = &mut self.state else { return Ok(()) };
+        let mut due = Vec::new();
+        while let Some((position, frame)) = staged.pop_front() {
+            // What the group did not want (out of order, of an earlier term) is passed over.
+            if position == at {
+                due.push(frame);
+                break;
+            }
+        }
+        *held = at;
+        due.iter().try_for_each(|frame| self.apply(frame))
+    }
+
+    fn apply(&mut self, frame: &EpochFrame) -> Result<(), String> {
+        let pages = self.decoder.decode(&frame.pages).map_err(|error| error.to_string())?;
+        pages.apply(&mut self.parts.memory).map_err(|error| error.to_string())?;
+        if frame.header.id.kind == FrameKind::Base {
+            return Ok(());
+        }
+        self.devices = frame.devices.clone();
+        self.learned = frame.network.clone();
+        let Some(replica) = &self.parts.disk else { return Ok(()) };
+        let epoch = DiskEpoch::decode(frame.disk.clone()).map_err(|error| error.to_string())?;
+        let term = frame.header.id.term;
+        let done = match &mut self.state {
+            State::Syncing { disk: Some(disk), .. } => disk.epoch(term, epoch),
+            _ => replica.commit(term, &epoch).map(drop),
+        };
+        done.map_err(|error| super::chain(&error))
+    }
+
+    fn take(mut self, at: Position) -> Result<Taken, HostError> {
+        let State::Following { at: held, .. } = std::mem::replace(&mut self.state, State::Empty) else { return Err(HostError::ReplicaGone) };
+        if held != at {
+            return Err(HostError::ReplicaAt { held, wanted: at });
+        }
+        let learned = Learned::from_bytes(&std::mem::take(&mut self.learned));
+        Ok(Taken { parts: self.parts, devices: self.devices, learned: learned.unwrap_or_default(), at })
+    }
+
+    /// The copy is no longer whole.
+    fn lose(&mut self, reason: &str) {
+        if !matches!(self.state, State::Empty) {
+            tracing::info!(vm = self.parts.vm, reason, "the copy is not whole any more");
+            let _ = self.events.send(Event::ReplicaLost);
+        }
+        self.state = State::Empty;
+    }
+
+    fn fail(&mut self, reason: &str, reply: &Reply) {
+        tracing::warn!(vm = self.parts.vm, reason, "the stream cannot be followed");
+        self.lose(reason);
+        let _ = reply.send(StreamMessage::Failed { reason: reason.to_owned() }.encode());
+    }
+}
+
+/// The hashes of all pages, 16 bytes each.
+pub(super) fn page_hashes(memory: &GuestMemory, seed: u64) -> Bytes {
+    let mut hashes = BytesMut::with_capacity(memory.pages() as usize * 16);
+    let mut page = [0; PAGE];
+    for index in 0..memory.pages() {
+        memory.copy_page(index, &mut page);
+        hashes.put_u128_le(crate::codec::page_hash(&page, seed));
+    }
+    hashes.freeze()
+}

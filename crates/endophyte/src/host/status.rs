@@ -1,0 +1,199 @@
+//! How a machine is on this host, as `mycelium vm status` shows it and as its metrics count it.
+
+use serde::{Deserialize, Serialize};
+
+/// What this host does for the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// Not yet decided: it looks for the group.
+    #[default]
+    Joining,
+    /// The guest runs here.
+    Primary,
+    /// It holds a copy and takes over if it must.
+    Backup,
+    /// It only votes.
+    Witness,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Joining => "joining",
+            Self::Primary => "primary",
+            Self::Backup => "backup",
+            Self::Witness => "witness",
+        })
+    }
+}
+
+/// One machine on one host.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// The machine.
+    pub vm: String,
+    /// This host.
+    pub host: String,
+    /// Its part.
+    pub role: Role,
+    /// Which host has the guest, if known.
+    pub primary: Option<String>,
+    /// Generation of the group: goes up with each change of primary.
+    pub term: u64,
+    /// What the process is doing, in a word or two.
+    pub phase: String,
+    /// Epochs.
+    pub epochs: Epochs,
+    /// The guest and its processor time.
+    pub guest: Guest,
+    /// How long the guest stood still per epoch.
+    pub pause: Pause,
+    /// What replication holds in memory.
+    pub buffer: Buffer,
+    /// What went out.
+    pub traffic: Traffic,
+    /// What leaves the guest by its network card.
+    pub egress: Egress,
+    /// The others of the group.
+    pub peers: Vec<Peer>,
+    /// What happened, newest last.
+    pub events: Vec<Event>,
+}
+
+/// How far the epochs are.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Epochs {
+    /// The last one that was taken (on a backup: the last whole one here).
+    pub sealed: u64,
+    /// The last one whose output was released.
+    pub released: u64,
+    /// Per second, over the last few seconds.
+    pub per_second: f64,
+    /// The present length, in milliseconds.
+    pub length_ms: f64,
+    /// From seal to release, median of late, in milliseconds.
+    pub release_ms: f64,
+}
+
+/// The guest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Guest {
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// QEMU's version.
+    pub qemu: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// How much it is slowed, 0 to 1.
+    pub throttle: f64,
+}
+
+/// Pauses of the last minute, in milliseconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pause {
+    /// Median.
+    pub p50_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// Longest.
+    pub max_ms: f64,
+}
+
+/// Memory of replication beyond the guest's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Buffer {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Bytes at most.
+    pub limit_bytes: u64,
+    /// How often it was full and the guest had to wait.
+    pub emergency_pauses: u64,
+}
+
+/// Replication traffic since this host became primary.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Traffic {
+    /// Bytes of pages that were dirty.
+    pub dirty_bytes: u64,
+    /// Bytes that were sent for them, with disk and device state, to one backup.
+    pub sent_bytes: u64,
+    /// Of these, the disk's.
+    pub disk_bytes: u64,
+}
+
+/// The guest's outgoing network traffic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Egress {
+    /// Frames that wait for their epoch.
+    pub held_frames: u64,
+    /// Frames that left.
+    pub released_frames: u64,
+    /// Frames that came in.
+    pub ingress_frames: u64,
+    /// `output-commit` or `best-effort`.
+    pub mode: String,
+}
+
+/// Another member of the group.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// `primary`, `backup`, `syncing`, `witness`, `away`.
+    pub state: String,
+    /// The last epoch it holds.
+    pub epoch: u64,
+    /// Epochs behind the last sealed one.
+    pub lag: u64,
+    /// Of its first copy or catching up, 0 to 1; 1 when in sync.
+    pub synced: f64,
+    /// The connections to it, as the transport counts them.
+    pub connections: serde_json::Value,
+}
+
+/// Something worth telling.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Event {
+    /// RFC 3339.
+    pub time: String,
+    /// One sentence.
+    pub text: String,
+}
+
+/// The value below which a share `quantile` of the samples lies (nearest rank); 0 without samples.
+pub fn quantile(samples: &mut [f64], quantile: f64) -> f64 {
+    if samples.is_empty() {
+        return 0.0;
+    }
+    samples.sort_by(f64::total_cmp);
+    let rank = (quantile * samples.len() as f64).ceil() as usize;
+    samples[rank.clamp(1, samples.len()) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let mut samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&mut samples, 0.5), 50.0);
+        assert_eq!(quantile(&mut samples, 0.99), 99.0);
+        assert_eq!(quantile(&mut samples, 1.0), 100.0);
+        assert_eq!(quantile(&mut [], 0.5), 0.0);
+    }
+}

@@ -1,0 +1,242 @@
+//! What flows between a primary and a backup, in order: epochs, copies, files; and the backup's answers to a copy.
+//!
+//! Each message starts with a byte that tells its kind. Integers are little-endian.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use mycelium_rhizomorph::{Link, Priority};
+use tokio::sync::mpsc;
+
+use super::book::channel;
+use crate::group::Position;
+
+const FRAME: u8 = 1;
+const SYNC_BEGIN: u8 = 2;
+const SYNC_END: u8 = 3;
+const DISK: u8 = 4;
+const FILE: u8 = 5;
+const HASHES: u8 = 6;
+const FAILED: u8 = 7;
+
+/// A message of the stream, or an answer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamMessage {
+    /// An epoch or a part of a copy, as [`crate::codec`] frames them.
+    Frame(Bytes),
+    /// A copy begins: the backup answers with the hashes of its pages.
+    SyncBegin {
+        /// Tells copies apart.
+        id: u64,
+        /// Seed of the hashes.
+        seed: u64,
+    },
+    /// All of memory was sent: with the frame before this one, memory is whole.
+    SyncEnd {
+        /// The copy.
+        id: u64,
+        /// What that frame was.
+        at: Position,
+    },
+    /// The disk's own copying speaks, in either direction.
+    Disk(Bytes),
+    /// A file of the machine.
+    File {
+        /// Its name.
+        name: String,
+        /// All of it.
+        content: Bytes,
+    },
+    /// (Backup) 128-bit hashes of all pages, in order.
+    Hashes {
+        /// The copy.
+        id: u64,
+        /// 16 bytes for each page.
+        hashes: Bytes,
+    },
+    /// (Backup) it cannot be brought in sync.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl StreamMessage {
+    /// As pieces of one message; large parts are not copied.
+    pub fn encode(self) -> Vec<Bytes> {
+        let mut head = BytesMut::new();
+        match self {
+            Self::Frame(bytes) => vec![Bytes::from_static(&[FRAME]), bytes],
+            Self::Disk(bytes) => vec![Bytes::from_static(&[DISK]), bytes],
+            Self::SyncBegin { id, seed } => {
+                head.put_u8(SYNC_BEGIN);
+                head.put_u64_le(id);
+                head.put_u64_le(seed);
+                vec![head.freeze()]
+            }
+            Self::SyncEnd { id, at } => {
+                head.put_u8(SYNC_END);
+                head.put_u64_le(id);
+                head.put_u64_le(at.term);
+                head.put_u64_le(at.epoch);
+                vec![head.freeze()]
+            }
+            Self::File { name, content } => {
+                head.put_u8(FILE);
+                head.put_u16_le(u16::try_from(name.len()).unwrap_or(0));
+                head.put_slice(name.as_bytes());
+                vec![head.freeze(), content]
+            }
+            Self::Hashes { id, hashes } => {
+                head.put_u8(HASHES);
+                head.put_u64_le(id);
+                vec![head.freeze(), hashes]
+            }
+            Self::Failed { reason } => {
+                head.put_u8(FAILED);
+                head.put_slice(reason.as_bytes());
+                vec![head.freeze()]
+            }
+        }
+    }
+
+    /// Whether a message asks for the hashes of pages.
+    pub fn begins_sync(bytes: &Bytes) -> bool {
+        bytes.first() == Some(&SYNC_BEGIN)
+    }
+
+    /// The file that a message brings, if it brings one.
+    pub fn file(bytes: &Bytes) -> Option<(String, Bytes)> {
+        if bytes.first() != Some(&FILE) {
+            return None;
+        }
+        match Self::decode(bytes.clone()) {
+            Ok(Self::File { name, content }) => Some((name, content)),
+            _ => None,
+        }
+    }
+
+    /// From the bytes of one message.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with them.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, String> {
+        let short = |_| "a message of the stream is cut short".to_owned();
+        let message = match bytes.try_get_u8().map_err(short)? {
+            FRAME => Self::Frame(bytes.split_off(0)),
+            DISK => Self::Disk(bytes.split_off(0)),
+            SYNC_BEGIN => {
+                Self::SyncBegin { id: bytes.try_get_u64_le().map_err(short)?, seed: bytes.try_get_u64_le().map_err(short)? }
+            }
+            SYNC_END => {
+                let id = bytes.try_get_u64_le().map_err(short)?;
+                let term = bytes.try_get_u64_le().map_err(short)?;
+                Self::SyncEnd { id, at: Position::new(term, bytes.try_get_u64_le().map_err(short)?) }
+            }
+            FILE => {
+                let length = usize::from(bytes.try_get_u16_le().map_err(short)?);
+                if length > bytes.len() {
+                    return Err("a message of the stream is cut short".into());
+                }
+                let name = String::from_utf8(bytes.split_to(length).to_vec()).map_err(|_| "a file's name is not text")?;
+                Self::File { name, content: bytes.split_off(0) }
+            }
+            HASHES => Self::Hashes { id: bytes.try_get_u64_le().map_err(short)?, hashes: bytes.split_off(0) },
+            FAILED => Self::Failed { reason: String::from_utf8_lossy(&bytes.split_off(0)).into_owned() },
+            other => return Err(format!("kind {other} of stream message is unknown: run the same release on every host")),
+        };
+        if bytes.has_remaining() {
+            return Err("a message of the stream is longer than it should be".into());
+        }
+        Ok(message)
+    }
+}
+
+/// A frame as pieces of one message.
+pub fn frame_message(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let mut message = Vec::with_capacity(pieces.len() + 1);
+    message.push(Bytes::from_static(&[FRAME]));
+    message.extend(pieces);
+    message
+}
+
+/// The way to one backup: messages leave in order, and how many bytes wait can be told.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    queue: mpsc::UnboundedSender<Vec<Bytes>>,
+    waiting: Arc<AtomicU64>,
+}
+
+impl Outbox {
+    /// Sends over a link until it closes or the outbox is dropped.
+    pub fn new(link: Link) -> Self {
+        let (queue, mut messages) = mpsc::unbounded_channel::<Vec<Bytes>>();
+        let waiting = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            while let Some(message) = messages.recv().await {
+                let length = length(&message);
+                let sent = link.send(channel::STREAM, Priority::Bulk, message).await;
+                counted.fetch_sub(length, Ordering::Relaxed);
+                if sent.is_err() {
+                    break;
+                }
+            }
+            counted.store(0, Ordering::Relaxed);
+        });
+        Self { queue, waiting }
+    }
+
+    /// Queues a message; into nothing when the link is gone, which is noticed elsewhere.
+    pub fn send(&self, message: Vec<Bytes>) {
+        let length = length(&message);
+        self.waiting.fetch_add(length, Ordering::Relaxed);
+        if self.queue.send(message).is_err() {
+            self.waiting.fetch_sub(length, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that wait for the link.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+fn length(message: &[Bytes]) -> u64 {
+    message.iter().map(|piece| piece.len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message() -> impl Strategy<Value = StreamMessage> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from);
+        prop_oneof![
+            bytes().prop_map(StreamMessage::Frame),
+            bytes().prop_map(StreamMessage::Disk),
+            any::<(u64, u64)>().prop_map(|(id, seed)| StreamMessage::SyncBegin { id, seed }),
+            any::<(u64, u64, u64)>()
+                .prop_map(|(id, term, epoch)| StreamMessage::SyncEnd { id, at: Position::new(term, epoch) }),
+            ("[a-z]{0,9}", bytes()).prop_map(|(name, content)| StreamMessage::File { name, content }),
+            (any::<u64>(), bytes()).prop_map(|(id, hashes)| StreamMessage::Hashes { id, hashes }),
+            "[a-z ]{0,20}".prop_map(|reason| StreamMessage::Failed { reason }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(message in message()) {
+            let bytes = Bytes::from(message.clone().encode().concat());
+            prop_assert_eq!(StreamMessage::decode(bytes), Ok(message));
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = StreamMessage::decode(Bytes::from(bytes));
+        }
+    }
+}
