@@ -7,6 +7,15 @@ pub type Clock = fn() -> Duration;
 
 /// The machine's monotonic clock.
 pub fn monotonic() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    read(rustix::time::ClockId::Monotonic)
+}
+
+/// The processor time of the calling thread: what work costs, without what others took meanwhile.
+pub fn thread_time() -> Duration {
+    read(rustix::time::ClockId::ThreadCPUTime)
+}
+
+fn read(clock: rustix::time::ClockId) -> Duration {
+    let now = rustix::time::clock_gettime(clock);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }

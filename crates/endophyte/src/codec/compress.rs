@@ -53,6 +53,8 @@ impl Estimate {
     fn learn(&mut self, ns: f64, from: usize, to: usize) {
         let (ns_per_byte, ratio) = (ns / from as f64, to as f64 / from as f64);
         if self.known {
+            // An outlier, for instance with cold caches, must not decide for many epochs.
+            let ns_per_byte = ns_per_byte.min(3.0 * self.ns_per_byte);
             self.ns_per_byte += WEIGHT * (ns_per_byte - self.ns_per_byte);
             self.ratio += WEIGHT * (ratio - self.ratio);
         } else {
@@ -154,15 +156,13 @@ impl Compressor {
         if self.scratch.len() < bound {
             self.scratch.resize(bound, 0);
         }
+        if method == Method::Zstd && self.context.is_none() {
+            self.context = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
         let start = (self.clock)();
         let length = match method {
             Method::Lz4 => lz4_flex::block::compress_into(bytes, &mut self.scratch).ok()?,
-            _ => {
-                if self.context.is_none() {
-                    self.context = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-                }
-                self.context.as_mut()?.compress_to_buffer(bytes, &mut self.scratch[..]).ok()?
-            }
+            _ => self.context.as_mut()?.compress_to_buffer(bytes, &mut self.scratch[..]).ok()?,
         };
         let ns = (self.clock)().saturating_sub(start).as_nanos() as f64;
         let estimate = if method == Method::Lz4 { &mut self.lz4 } else { &mut self.zstd };
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     fn method_for(link_bytes_per_s: u64, bytes: &[u8]) -> u8 {
-        let mut compressor = Compressor::new(Compression::Auto, crate::clock::monotonic);
+        let mut compressor = Compressor::new(Compression::Auto, crate::clock::thread_time);
         let mut out = Vec::new();
         // The estimate follows the machine: the best of a few rounds is what it settles on.
         for _ in 0..5 {

@@ -13,6 +13,9 @@ const WORD: usize = 8;
 
 /// Appends the difference of `new` from `old`; false, with `out` as it was, when it is too long to be worth it.
 pub(super) fn encode(old: &[u8; PAGE], new: &[u8; PAGE], out: &mut Vec<u8>) -> bool {
+    if differing_words(old, new) * WORD > LENGTH_MAX {
+        return false;
+    }
     let start = out.len();
     let mut writer = Writer { new, out, written: 0, run: None };
     for (block, (a, b)) in old.chunks_exact(BLOCK).zip(new.chunks_exact(BLOCK)).enumerate() {
@@ -39,6 +42,12 @@ pub(super) fn encode(old: &[u8; PAGE], new: &[u8; PAGE], out: &mut Vec<u8>) -> b
         out.truncate(start);
     }
     fits
+}
+
+/// Words that differ: a first look, many words to an instruction, at whether a closer one is worth it.
+fn differing_words(old: &[u8; PAGE], new: &[u8; PAGE]) -> usize {
+    let pairs = old.as_chunks::<WORD>().0.iter().zip(new.as_chunks::<WORD>().0);
+    pairs.map(|(a, b)| u64::from(u64::from_ne_bytes(*a) != u64::from_ne_bytes(*b))).sum::<u64>() as usize
 }
 
 fn word_of(bytes: &[u8]) -> u64 {
