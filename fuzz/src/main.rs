@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use mycelium_fuzz::targets::{TARGETS, Target};
+use mycelium_fuzz::targets::{self, Target};
 
 /// A generator of pseudo-random numbers (SplitMix64).
 struct Random(u64);
@@ -51,8 +51,8 @@ const PIECES: [&[u8]; 24] = [
 ];
 
 /// Changes an input a few times: bits, pieces put in, parts cut out, repeated or taken from another seed.
-fn mutate(random: &mut Random, seeds: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].to_vec();
+fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = seeds[random.below(seeds.len())].clone();
     for _ in 0..=random.below(6) {
         let at = random.below(bytes.len() + 1);
         let end = (at + random.below(12)).min(bytes.len());
@@ -65,7 +65,7 @@ fn mutate(random: &mut Random, seeds: &[&[u8]]) -> Vec<u8> {
                 bytes.splice(at..at, part);
             }
             4 => {
-                let other = seeds[random.below(seeds.len())];
+                let other = &seeds[random.below(seeds.len())];
                 let from = random.below(other.len());
                 let to = (from + random.below(40)).min(other.len());
                 bytes.splice(at..end, other[from..to].iter().copied());
@@ -77,12 +77,15 @@ fn mutate(random: &mut Random, seeds: &[&[u8]]) -> Vec<u8> {
 }
 
 fn fuzz(target: &Target, rounds: u64, seed: u64) -> bool {
-    for input in target.seeds {
+    let rounds = rounds / target.cost;
+    let mut seeds: Vec<Vec<u8>> = target.seeds.iter().map(|seed| seed.to_vec()).collect();
+    seeds.extend((target.written)());
+    for input in &seeds {
         (target.run)(input);
     }
     for round in 0..rounds {
         let mut random = Random(seed ^ round.wrapping_mul(0xA076_1D64_78BD_642F));
-        let input = mutate(&mut random, target.seeds);
+        let input = mutate(&mut random, &seeds);
         if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
             eprintln!(
                 "{} failed: seed {seed}, round {round}, input {:?}",
@@ -101,9 +104,10 @@ fn main() -> ExitCode {
     let number = |at: usize, default| arguments.get(at).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (rounds, seed) = (number(1, 20_000), number(2, 1));
     let name = arguments.first().map_or("all", String::as_str);
-    let chosen: Vec<&Target> = TARGETS.iter().filter(|t| name == "all" || t.name == name).collect();
+    let all = targets::all();
+    let chosen: Vec<&Target> = all.iter().filter(|t| name == "all" || t.name == name).collect();
     if chosen.is_empty() {
-        let names: Vec<&str> = TARGETS.iter().map(|t| t.name).collect();
+        let names: Vec<&str> = all.iter().map(|t| t.name).collect();
         eprintln!("usage: mycelium-fuzz TARGET|all [ROUNDS] [SEED]\ntargets: {}", names.join(" "));
         return ExitCode::FAILURE;
     }
