@@ -168,6 +168,7 @@ pub struct Member {
     suspected_since_us: Option<u64>,
     disturbed_since_us: Option<u64>,
     round_at_us: u64,
+    gave_way: bool,
     random: u64,
     pending: Option<Pending>,
     pub(super) migration: Option<Migration>,
@@ -204,6 +205,7 @@ impl Member {
             suspected_since_us: None,
             disturbed_since_us: None,
             round_at_us: now_us,
+            gave_way: false,
             random,
             pending: None,
             migration: None,
@@ -365,7 +367,10 @@ impl Member {
             _ => self.without_primary(),
         };
         let granted = granted || self.core.faults.has(Fault::PromiseBroken);
-        if granted && (held >= self.core.held() || followed) && !by_hand {
+        // Give way, but only once: one who keeps asking and cannot win must not keep this member from trying.
+        let good = held.is_some() && held >= self.core.held() && self.core.live_since().is_none();
+        if granted && !by_hand && (good || followed) && !self.gave_way {
+            self.gave_way = true;
             self.delay_round(self.timing.promise_us / 2);
         }
         let reply = Message::PreVoteReply { round, granted, term: self.core.term(), ballot: self.core.ballot() };
@@ -406,6 +411,7 @@ impl Member {
 
     fn begin_round(&mut self, how: How, out: &mut Vec<Output>) {
         self.round_number += 1;
+        self.gave_way = false;
         self.round = Round { how, ballots: BTreeMap::new() };
         self.round_at_us = self.now_us;
         self.delay_round(2 * self.timing.heartbeat_us);

@@ -39,6 +39,8 @@ enum Load {
 struct Packet {
     from: usize,
     to: usize,
+    /// A receiver in a later term than this does nothing with it.
+    term: u64,
     load: Load,
 }
 
@@ -50,6 +52,9 @@ struct World {
     /// The history: where each term began, and the last position that each term released.
     bases: BTreeMap<u64, Position>,
     released: BTreeMap<u64, Position>,
+    /// Who was elected in each term; `twice` when there were two.
+    elected: BTreeMap<u64, usize>,
+    twice: bool,
     left: Budget,
 }
 
@@ -138,6 +143,8 @@ impl Model for Group {
             network: BTreeSet::new(),
             bases: BTreeMap::from([(1, config.base)]),
             released: BTreeMap::new(),
+            elected: BTreeMap::from([(1, 0)]),
+            twice: false,
             left: self.budget,
         }]
     }
@@ -161,7 +168,7 @@ impl Model for Group {
             if left.seals > 0 && core.is_primary() {
                 actions.push(Action::Seal(at));
             }
-            if left.elections > 0 && at <= self.backups && (!core.is_primary() || core.seen_term > core.term()) {
+            if left.elections > 0 && at <= self.backups {
                 actions.push(Action::Stand(at));
             }
             let Role::Primary(reign) = &core.role else { continue };
@@ -216,6 +223,10 @@ impl Model for Group {
             }
         };
         next.carry_out(&self.names(), actor, out);
+        if self.fault.is_none() {
+            let World { network, disks, .. } = &mut next;
+            network.retain(|packet| packet.term >= disks[packet.to].term);
+        }
         (next != *world).then_some(next)
     }
 
@@ -223,6 +234,7 @@ impl Model for Group {
         vec![
             Property { expectation: Expectation::Always, name: ONE_HISTORY, condition: |_, world| world.one_history() },
             Property { expectation: Expectation::Always, name: KEPT, condition: |_, world| world.kept() },
+            Property { expectation: Expectation::Always, name: ONE_PRIMARY, condition: |_, world| !world.twice },
             Property::sometimes("a successor releases", |_: &Self, world: &World| {
                 world.released.keys().any(|term| *term > 1)
             }),
@@ -243,6 +255,7 @@ impl Model for Group {
 }
 
 const ONE_HISTORY: &str = "all that was released lies on one history";
+const ONE_PRIMARY: &str = "a term has one primary";
 const KEPT: &str = "each term begins with all that was released before it";
 
 impl World {
@@ -269,7 +282,12 @@ impl World {
         let Data::Live { reign, sealed } = core.data else { return at };
         core.sealed(sealed.epoch + 1, out);
         for to in (0..=backups).filter(|to| *to != at) {
-            self.network.insert(Packet { from: at, to, load: Load::Epoch(Position::new(reign, sealed.epoch + 1)) });
+            self.network.insert(Packet {
+                from: at,
+                to,
+                term: reign,
+                load: Load::Epoch(Position::new(reign, sealed.epoch + 1)),
+            });
         }
         at
     }
@@ -280,13 +298,19 @@ impl World {
             && let (true, Data::Live { reign, .. }, Some(proposal)) = (core.is_primary(), &core.data, core.proposal())
         {
             self.bases.insert(*reign, proposal.config.base);
+            self.twice |= *self.elected.entry(*reign).or_insert(actor) != actor;
         }
         let live = self.members[actor].as_ref().map(|core| core.data.clone());
         for output in out {
             match (output, &live) {
                 (Output::Persist(durable), _) => self.disks[actor] = durable,
                 (Output::Send { to, message }, _) => {
-                    self.network.insert(Packet { from: actor, to: index(&to), load: Load::Message(message.encode()) });
+                    let term = match message {
+                        Message::Report { term, .. } | Message::Vote { term, .. } => term,
+                        _ => u64::MAX,
+                    };
+                    let load = Load::Message(message.encode());
+                    self.network.insert(Packet { from: actor, to: index(&to), term, load });
                 }
                 (Output::Release { through }, Some(Data::Live { reign, .. })) => {
                     let mut at = Position::new(*reign, through);
@@ -297,7 +321,8 @@ impl World {
                     *latest = at.max(*latest);
                 }
                 (Output::BeginSync { peer, .. }, Some(Data::Live { sealed, .. })) => {
-                    self.network.insert(Packet { from: actor, to: index(&peer), load: Load::Sync(*sealed) });
+                    let load = Load::Sync(*sealed);
+                    self.network.insert(Packet { from: actor, to: index(&peer), term: u64::MAX, load });
                 }
                 _ => {}
             }
@@ -328,18 +353,10 @@ impl World {
     }
 }
 
-fn depth(default: usize) -> usize {
-    std::env::var("MYCELIUM_MODEL_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(default)
-}
-
-fn check(what: &str, group: Group, default_depth: usize, reaches: usize) {
-    let checker = group
-        .checker()
-        .threads(2)
-        .timeout(std::time::Duration::from_secs(8))
-        .target_max_depth(depth(default_depth))
-        .spawn_bfs()
-        .join();
+/// Searches and fails when something is not true, or when less than `reaches` of what should be possible was seen.
+fn check(what: &str, group: Group, depth: usize, reaches: usize) {
+    let depth = std::env::var("MYCELIUM_MODEL_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(depth);
+    let checker = group.checker().threads(2).target_max_depth(depth).spawn_bfs().join();
     let discoveries = checker.discoveries();
     println!(
         "{what}: {} states, {} distinct, depth {}, reached {:?}",
@@ -348,7 +365,7 @@ fn check(what: &str, group: Group, default_depth: usize, reaches: usize) {
         checker.max_depth(),
         discoveries.keys().collect::<Vec<_>>()
     );
-    for name in [ONE_HISTORY, KEPT] {
+    for name in [ONE_HISTORY, KEPT, ONE_PRIMARY] {
         if let Some(path) = discoveries.get(name) {
             panic!("{what}: not true that {name}:\n{:#?}", path.clone().into_actions());
         }
@@ -356,41 +373,66 @@ fn check(what: &str, group: Group, default_depth: usize, reaches: usize) {
     assert!(discoveries.len() >= reaches, "{what}: the search is too narrow to reach what it should");
 }
 
-fn one_and_one(alone: Alone, how: How) -> Group {
-    let rules = Rules { alone, ..Rules::default() };
-    let budget = Budget { seals: 2, elections: 2, crashes: 1, losses: 1, duplicates: 1, migrations: 1 };
-    Group { backups: 1, witnesses: 0, rules, how, budget, fault: None }
+/// How often: epochs, elections, crashes, peers thought lost, duplicates, migrations.
+fn budget([seals, elections, crashes, losses, duplicates, migrations]: [u8; 6]) -> Budget {
+    Budget { seals, elections, crashes, losses, duplicates, migrations }
 }
 
-fn one_and_one_and_a_witness() -> Group {
-    let budget = Budget { seals: 2, elections: 2, crashes: 1, losses: 1, duplicates: 0, migrations: 1 };
-    Group { witnesses: 1, budget, ..one_and_one(Alone::GoOn, How::Automatic) }
-}
-
-fn one_and_two(policy: Policy) -> Group {
-    let rules = Rules { policy, ..Rules::default() };
-    let budget = Budget { seals: 2, elections: 2, crashes: 1, losses: 1, duplicates: 0, migrations: 0 };
-    Group { backups: 2, witnesses: 0, rules, how: How::Automatic, budget, fault: None }
+fn group(backups: usize, witnesses: usize, policy: Policy, alone: Alone, how: How, bounds: [u8; 6]) -> Group {
+    let rules = Rules { policy, alone, ..Rules::default() };
+    Group { backups, witnesses, rules, how, budget: budget(bounds), fault: None }
 }
 
 #[test]
-fn model_one_backup_the_primary_decides() {
-    check("1+1, go on", one_and_one(Alone::GoOn, How::Automatic), 40, 2);
-}
-
-#[test]
-fn model_one_backup_by_hand() {
-    check("1+1, hold, by hand", one_and_one(Alone::Hold, How::ByHand), 40, 1);
+fn model_one_backup() {
+    let two = |alone, how, bounds| group(1, 0, Policy::Majority, alone, how, bounds);
+    check("1+1, go on", two(Alone::GoOn, How::Automatic, [1, 1, 1, 1, 0, 0]), 10, 2);
+    check("1+1, hold, by hand", two(Alone::Hold, How::ByHand, [1, 2, 1, 0, 0, 0]), 10, 1);
+    check("1+1, migrated", two(Alone::GoOn, How::Automatic, [1, 1, 1, 0, 0, 1]), 10, 1);
 }
 
 #[test]
 fn model_one_backup_and_a_witness() {
-    check("1+1 and a witness", one_and_one_and_a_witness(), 12, 2);
+    let three = |bounds| group(1, 1, Policy::Majority, Alone::GoOn, How::Automatic, bounds);
+    check("1+1 and a witness", three([1, 1, 1, 1, 0, 0]), 9, 2);
+    check("1+1 and a witness, two elections", three([1, 2, 0, 0, 0, 0]), 9, 1);
 }
 
 #[test]
 fn model_two_backups() {
     for policy in [Policy::Any, Policy::Majority] {
-        check(&format!("1+2, {policy:?}"), one_and_two(policy), 11, 1);
+        let three = |bounds| group(2, 0, policy, Alone::GoOn, How::Automatic, bounds);
+        check(&format!("1+2, {policy:?}"), three([1, 1, 1, 0, 0, 0]), 10, 1);
+        check(&format!("1+2, {policy:?}, duplicates"), three([1, 1, 0, 1, 1, 0]), 7, 0);
+    }
+}
+
+/// Faults that this model sees, each with a group and bounds in which it shows.
+fn visible_faults() -> Vec<(Fault, Group)> {
+    let backups = |policy, bounds| group(2, 0, policy, Alone::GoOn, How::Automatic, bounds);
+    let witness = |bounds| group(1, 1, Policy::Majority, Alone::GoOn, How::Automatic, bounds);
+    vec![
+        (Fault::ReleaseBeforeQuorum, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
+        (Fault::NoVoteFencing, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
+        (Fault::WrongCandidate, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
+        (Fault::HoldersIgnored, backups(Policy::Any, [1, 1, 1, 0, 0, 0])),
+        (Fault::LostHoldersCount, backups(Policy::Any, [1, 1, 1, 0, 0, 0])),
+        (Fault::VotesTwice, backups(Policy::Any, [0, 2, 0, 0, 0, 0])),
+        (Fault::ReleaseByProposal, witness([1, 1, 0, 1, 0, 0])),
+        (Fault::ReleaseAfterHandOver, group(1, 0, Policy::All, Alone::GoOn, How::Automatic, [1, 0, 0, 1, 0, 1])),
+        (Fault::ReleaseBeforeSettled, witness([1, 3, 0, 0, 0, 0])),
+    ]
+}
+
+#[test]
+fn model_finds_faults() {
+    for (fault, group) in visible_faults() {
+        let group = Group { fault: Some(fault), ..group };
+        let wrong = stateright::HasDiscoveries::AnyOf(BTreeSet::from([ONE_HISTORY, KEPT, ONE_PRIMARY]));
+        let checker = group.checker().threads(2).target_max_depth(12).finish_when(wrong).spawn_bfs().join();
+        let path = [ONE_HISTORY, KEPT, ONE_PRIMARY].iter().find_map(|name| Some((name, checker.discovery(name)?)));
+        let (name, path) =
+            path.unwrap_or_else(|| panic!("{fault:?} is not noticed in {} states", checker.state_count()));
+        println!("{fault:?}: after {} steps it is not true that {name}", path.into_actions().len());
     }
 }

@@ -27,8 +27,8 @@ pub struct Host {
     pub disk: Durable,
     pub running: Option<Running>,
     pub replica: Option<(Position, Guest)>,
-    /// Received whole, not yet committed.
-    pub staged: Option<(Position, Guest)>,
+    /// Received whole, not yet committed: the states before and after.
+    pub staged: Option<(Position, Guest, Guest)>,
     pub held: Held,
     pub lease_until: u64,
     /// Syncs to begin with the next epoch after this time.

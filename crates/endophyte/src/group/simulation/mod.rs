@@ -41,14 +41,13 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Runs a seed; what went wrong, if anything.
-fn run(seed: u64, fault: Option<Fault>) -> Result<World, String> {
-    let mut world = World::new(seed, fault);
-    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        world.run();
-        world
-    }));
-    ran.map_err(|panic| {
+/// Runs a world; what went wrong, if anything.
+fn attempt(world: &mut World) -> Result<(), String> {
+    attempt_with(world, World::run)
+}
+
+fn attempt_with(world: &mut World, act: fn(&mut World)) -> Result<(), String> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| act(world))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
     })
@@ -56,11 +55,12 @@ fn run(seed: u64, fault: Option<Fault>) -> Result<World, String> {
 
 #[test]
 fn simulation_of_seeds() {
-    let (from, seeds) = (number("MYCELIUM_SIM_FROM", 1), number("MYCELIUM_SIM_SEEDS", 600));
+    let (from, seeds) = (number("MYCELIUM_SIM_FROM", 1), number("MYCELIUM_SIM_SEEDS", 2000));
     let worker = |offset: u64| {
         let (mut packets, mut promotions, mut stuck, mut gentle) = (0, 0, 0, 0);
         for seed in (from + offset..from + seeds).step_by(2) {
-            let world = run(seed, None).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+            let mut world = World::new(seed, None);
+            attempt(&mut world).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
             packets += world.oracle.packets;
             promotions += world.oracle.promotions;
             stuck += u64::from(world.stuck);
@@ -92,4 +92,40 @@ fn simulation_takes_over_in_time_on_a_quiet_machine() {
     times.sort_unstable();
     println!("from the crash to the start of the guest, us: {} {} {}", times[0], times[10], times[19]);
     assert!(times[19] <= 110_000, "{times:?}");
+}
+
+/// Each of these breaks something within a few seeds; the model check finds the others.
+#[test]
+fn simulation_finds_faults() {
+    let visible = [
+        (Fault::ReleaseBeforeQuorum, false),
+        (Fault::AppliesOverGap, false),
+        (Fault::HoldersAddedEarly, false),
+        (Fault::NoLease, true),
+    ];
+    for (fault, best_effort) in visible {
+        let mut seeds = 1..300;
+        let noticed = seeds.find_map(|seed| {
+            let mut world = World::new(seed, Some(fault));
+            if best_effort == world.oracle.strict {
+                return None;
+            }
+            Some((seed, attempt(&mut world).err()?))
+        });
+        let (seed, why) = noticed.unwrap_or_else(|| panic!("{fault:?} is not noticed"));
+        println!("{fault:?}: seed {seed}: {}", why.lines().next().unwrap_or_default());
+    }
+}
+
+/// In best effort with a witness: the two hosts stop hearing each other, and the witness hears both. Whoever goes on, the
+/// other is silent by then; but not if the witness breaks its promise.
+#[test]
+fn simulation_promises_keep_best_effort_single() {
+    let run = |seed, fault| attempt_with(&mut World::best_effort(seed, fault), World::part_for_a_while);
+    for seed in 0..60 {
+        run(seed, None).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    }
+    let broken = (0..60).filter(|seed| run(*seed, Some(Fault::PromiseBroken)).is_err()).count();
+    println!("promises broken: noticed in {broken} of 60 seeds");
+    assert!(broken > 0, "PromiseBroken is not noticed");
 }

@@ -28,7 +28,8 @@ enum Event {
 #[derive(Debug)]
 enum Load {
     Message(Vec<u8>),
-    Epoch(Position, Guest),
+    /// A difference: it means something on top of the former state only.
+    Epoch(Position, Guest, Guest),
     SyncBegins,
     Sync(Position, Guest),
 }
@@ -67,6 +68,12 @@ impl World {
     /// Two backups, no faults.
     pub fn quiet(seed: u64) -> Self {
         Self::with(Random(seed), 2, 0, Rules::default(), None)
+    }
+
+    /// One backup and a witness, output at once, no faults.
+    pub fn best_effort(seed: u64, fault: Option<Fault>) -> Self {
+        let rules = Rules { output: OutputMode::BestEffort, ..Rules::default() };
+        Self::with(Random(seed), 1, 1, rules, fault)
     }
 
     fn with(mut random: Random, backups: usize, witnesses: usize, rules: Rules, fault: Option<Fault>) -> Self {
@@ -191,8 +198,8 @@ impl World {
                 let message = Message::decode(&bytes).unwrap();
                 self.input(at, Input::Message { from: self.hosts[from].name.clone(), message });
             }
-            Load::Epoch(position, guest) => {
-                self.hosts[at].staged = Some((position, guest));
+            Load::Epoch(position, before, guest) => {
+                self.hosts[at].staged = Some((position, before, guest));
                 self.input(at, Input::EpochHeld(position));
             }
             Load::SyncBegins => {
@@ -220,7 +227,8 @@ impl World {
         if running.paused || running.from_us > self.now_us {
             return;
         }
-        running.guest = self.oracle.step(running.guest, chance);
+        let before = running.guest;
+        running.guest = self.oracle.step(before, chance);
         running.epoch += 1;
         let (epoch, guest) = (running.epoch, running.guest);
         running.paused = std::mem::take(&mut running.pause_asked);
@@ -232,7 +240,7 @@ impl World {
         }
         let input = if paused { Input::GuestPaused { last: epoch } } else { Input::EpochSealed(epoch) };
         self.input(at, input);
-        self.replicate(at, epoch, guest);
+        self.replicate(at, epoch, before, guest);
     }
 
     fn emit_at_once(&mut self, at: usize, guest: Guest) {
@@ -243,14 +251,15 @@ impl World {
         }
     }
 
-    fn replicate(&mut self, at: usize, epoch: u64, guest: Guest) {
+    fn replicate(&mut self, at: usize, epoch: u64, before: Guest, guest: Guest) {
         let host = &mut self.hosts[at];
         let Some(term) = host.member.as_ref().and_then(Member::live_since) else { return };
         let position = Position::new(term, epoch);
         let due: Vec<_> = host.syncs.iter().filter(|(_, due)| **due <= self.now_us).map(|(peer, _)| *peer).collect();
         host.syncs.retain(|peer, _| !due.contains(peer));
         for peer in (0..self.hosts.len() - self.witnesses).filter(|peer| *peer != at) {
-            let load = if due.contains(&peer) { Load::Sync(position, guest) } else { Load::Epoch(position, guest) };
+            let load =
+                if due.contains(&peer) { Load::Sync(position, guest) } else { Load::Epoch(position, before, guest) };
             self.transmit(at, peer, load);
         }
     }
@@ -293,8 +302,11 @@ impl World {
                 running.pause_asked = false;
             }),
             Output::Commit(position) => {
-                let staged = host.staged.take().filter(|(staged, _)| *staged == position);
-                host.replica = Some(staged.expect("what is committed was just received"));
+                let (staged, before, guest) = host.staged.take().expect("what is committed was just received");
+                assert_eq!(staged, position);
+                let onto = host.replica.map(|(_, guest)| guest);
+                assert_eq!(onto, Some(before), "an epoch is applied to another state than it was made from");
+                host.replica = Some((position, guest));
             }
             Output::BeginSync { peer, .. } => {
                 let peer = self.hosts.iter().position(|host| host.name == peer).unwrap();
@@ -397,6 +409,17 @@ impl World {
         self.heal();
         self.loss_percent = 0;
         self.hosts.iter_mut().for_each(|host| host.up_at_us = host.up_at_us.min(self.now_us));
+        self.converge();
+    }
+
+    /// The first two hosts do not hear each other for half a second.
+    pub fn part_for_a_while(&mut self) {
+        self.until(World::protected, 5_000_000);
+        let phase = self.random.range(200_000, 300_000);
+        self.pass(phase);
+        self.cut.extend([(0, 1), (1, 0)]);
+        self.pass(500_000);
+        self.heal();
         self.converge();
     }
 
