@@ -30,7 +30,7 @@ pub struct Protection {
     /// The bound of the log of one epoch in bytes. A writer that would exceed it waits.
     pub log_max: u64,
     /// Called when the log of an epoch is half full, once per epoch, and whenever a writer begins to wait: the epoch
-    /// should end early. Must not block.
+    /// should end early. Must neither block nor use the disk.
     pub on_pressure: Option<Box<dyn Fn() + Send + Sync>>,
     /// The image is synced in the background after a seal, no oftener than this.
     pub sync_every: Duration,
@@ -222,6 +222,8 @@ impl Disk {
             let path = &self.shared.map_path;
             state.map = Some(DirtyMap::create(storage, path, self.shared.size, this_boot(), position)?);
             state.meta.tracked = true;
+            // What another host may know of this disk was not written down here: to it this is another history.
+            state.meta.lineage = new_lineage();
         }
         if let Some(map) = &mut state.map {
             map.age(protection.epoch);

@@ -228,7 +228,8 @@ impl Replica {
         }
     }
 
-    /// Becomes the disk of a VM that runs here, at the last whole epoch.
+    /// Becomes the disk of a VM that runs here, at the last whole epoch. The image is synced by the first of
+    /// [`Disk::protect`]'s background syncs; if it stays unprotected, call [`Disk::flush`] once.
     pub fn into_disk(self) -> Result<Disk> {
         if self.position().is_none() {
             return Err(DiskError::Incomplete);

@@ -66,5 +66,5 @@ fn qemu_img_converts_compares_and_benches() {
         qemu_img(&args);
     }
     disk.unprotect().unwrap();
-    qemu_img(&["bench", "-f", "raw", "-c", "500", "-w", "--flush-interval=16", &export]);
+    qemu_img(&["bench", "-f", "raw", "-c", "500", "-d", "16", "-w", "--flush-interval=16", &export]);
 }

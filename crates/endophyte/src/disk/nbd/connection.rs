@@ -1,7 +1,7 @@
 //! One client: negotiation, then requests. What the page cache can answer is answered here and now, and replies are
 //! gathered while more requests are already there; everything that must wait for the medium goes to the pool.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -209,30 +209,23 @@ impl Input {
         self.end - self.start >= len
     }
 
-    /// Fills `target`, waiting for the client as needed. Large rests go straight to their place.
+    /// Fills `target`, waiting for the client as needed. What has not been read yet goes straight to its place, and
+    /// what follows it into the buffer, by the same call.
     fn fill(&mut self, target: &mut [u8]) -> io::Result<()> {
         let here = (self.end - self.start).min(target.len());
-        let (now, rest) = target.split_at_mut(here);
+        let (now, mut rest) = target.split_at_mut(here);
         now.copy_from_slice(&self.buffer[self.start..self.start + here]);
         self.start += here;
-        if rest.len() >= INPUT / 2 {
-            return self.stream.read_exact(rest);
-        }
-        let mut filled = 0;
-        while filled < rest.len() {
-            self.start = 0;
-            self.end = 0;
-            self.end = match self.stream.read(&mut self.buffer) {
+        while !rest.is_empty() {
+            let wanted = rest.len();
+            let mut parts = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.buffer)];
+            let read = match self.stream.read_vectored(&mut parts) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => read?,
             };
-            if self.end == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let take = self.end.min(rest.len() - filled);
-            rest[filled..filled + take].copy_from_slice(&self.buffer[..take]);
-            self.start = take;
-            filled += take;
+            (self.start, self.end) = (0, read.saturating_sub(wanted));
+            rest = &mut rest[read.min(wanted)..];
         }
         Ok(())
     }
