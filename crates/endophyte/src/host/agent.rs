@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::assembly::{self, Assembly};
 use super::book::{self, Book, Hello, Notice, Setup};
 use super::control::{Call, Request};
+use super::disk_sync::DiskSource;
 use super::history::History;
 use super::links::{self, Dialler, Peer};
 use super::paths::write_whole;
@@ -22,9 +23,10 @@ use super::primary::{Captured, Job, Primary, Sent};
 use super::replica::{Replica, Reply};
 use super::status::{self, Role};
 use super::stream::{Outbox, StreamMessage};
-use super::sync::MemorySync;
+use super::sync::{MemorySync, SyncStep};
 use super::{HostError, Place, chain};
 use crate::egress::Mode;
+use crate::throttle::Reservation;
 use crate::group::{Change, Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
@@ -87,8 +89,17 @@ struct Syncing {
     id: u64,
     seed: u64,
     progress: f64,
-    copying: bool,
-    disk: Option<super::disk_sync::DiskSource>,
+    /// The backup's memory is whole: it follows; its disk may take longer.
+    whole: bool,
+    disk: DiskPart,
+}
+
+/// How far the copying of a disk is.
+enum DiskPart {
+    /// It begins with the first checkpoint that the backup gets; what the backup says until then waits.
+    Waiting(Vec<Bytes>),
+    /// It is under way.
+    Copying(DiskSource),
 }
 
 /// The agent of one machine.
@@ -120,6 +131,8 @@ pub(super) struct Agent {
     missing_files: BTreeSet<String>,
     /// A sync that was asked for before the copy was prepared.
     early_sync: Option<(Bytes, Reply)>,
+    /// Epochs that not every backup in sync holds yet, with their room in the buffer.
+    under_way: VecDeque<(u64, Reservation)>,
 }
 
 struct Stopping {
@@ -178,6 +191,7 @@ impl Agent {
             ended: Some(ended),
             missing_files: BTreeSet::new(),
             early_sync: None,
+            under_way: VecDeque::new(),
             place,
         };
         if let Some(setup) = setup {
@@ -205,6 +219,7 @@ impl Agent {
     fn tick(&mut self) {
         self.input(Input::Tick);
         self.dial_missing();
+        self.settle_buffer();
         self.start_alone();
         self.next_command();
         if self.stopping.as_ref().is_some_and(|stopping| crate::clock::monotonic() > stopping.until) {
@@ -241,15 +256,15 @@ impl Agent {
                     if let Some(nic) = &primary.nic {
                         nic.release(through);
                     }
-                    self.history.released(through);
+                    if let Some(after) = self.history.released(through) {
+                        primary.acknowledged(after);
+                    }
                 }
             }
             Output::Lease { .. } => self.open = true,
             Output::Hold { reason } => {
                 self.open = false;
-                if matches!(self.part, Part::Primary(_)) {
-                    self.history.note(&format!("output is held: {reason}"));
-                }
+                tracing::debug!(vm = self.place.vm, reason, "output is held");
             }
             Output::StartGuest { term, from } => self.start_guest(term, from),
             Output::StopGuest => self.stop_guest(),
@@ -311,6 +326,32 @@ impl Agent {
             nic.set_mode(mode);
         }
         primary.protect(protected);
+    }
+
+    /// Gives back the room of epochs that every backup in sync holds, and lets go of a backup that cannot keep up.
+    fn settle_buffer(&mut self) {
+        if self.syncs.values().any(|sync| sync.whole) {
+            let group = self.member.status(now_us());
+            let held = |name: &str| group.peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
+            self.syncs.retain(|name, sync| !(sync.whole && held(name)));
+        }
+        if let Some((first, _)) = self.under_way.front() {
+            let group = self.member.status(now_us());
+            let held = group.peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
+            let safe = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).min().unwrap_or(u64::MAX);
+            if *first <= safe {
+                self.under_way.retain(|(epoch, _)| *epoch > safe);
+            }
+        }
+        let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
+        let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());
+        if let Some(name) = behind {
+            self.history.note(&format!("{name} cannot keep up: more waits for it than the buffer holds; it is brought in sync anew"));
+            if let Some(peer) = self.peers.get(&name) {
+                peer.link.close();
+            }
+            self.unlink(&name);
+        }
     }
 
     // --- Hosts --------------------------------------------------------------------------------------------------
@@ -439,7 +480,10 @@ impl Agent {
             Event::Stream { from, payload, reply } => self.on_stream(&from, payload, reply),
             Event::Answer { from, message } => self.on_answer(&from, message),
             Event::Captured(captured) => self.on_captured(captured),
-            Event::Sent(sent) => self.history.sent(&sent),
+            Event::Sent(sent) => {
+                self.history.sent(&sent);
+                self.under_way.extend(sent.room.map(|room| (sent.epoch, room)));
+            }
             Event::Paused { last } => self.input(Input::GuestPaused { last }),
             Event::GuestEnded { clean } => self.guest_ended(clean),
             Event::GuestFailed { reason } => self.guest_failed(&reason),
@@ -493,11 +537,14 @@ impl Agent {
 
     fn begin_sync(&mut self, name: &str) {
         let Some(peer) = self.peers.get(name) else { return self.input_later(Input::SyncFailed(name.into())) };
+        if self.syncs.contains_key(name) {
+            // A late heartbeat made it look lost; the copying goes on over the same link.
+            return;
+        }
         self.next_number += 1;
         let (id, seed) = (self.next_number, super::random());
         peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
-        self.drop_sync(name);
-        self.syncs.insert(name.to_owned(), Syncing { id, seed, progress: 0.0, copying: false, disk: None });
+        self.syncs.insert(name.to_owned(), Syncing { id, seed, progress: 0.0, whole: false, disk: DiskPart::Waiting(Vec::new()) });
         self.history.note(&format!("{name} is being brought in sync"));
     }
 
@@ -526,15 +573,21 @@ impl Agent {
                 };
                 match MemorySync::new(id, sync.seed, hashes, primary.pages) {
                     Ok(memory) => {
-                        sync.copying = true;
-                        primary.sync(memory);
+                        let outbox = self.peers.get(from).map(|peer| peer.outbox.clone());
+                        primary.sync(match outbox {
+                            Some(outbox) => memory.paced_by(outbox),
+                            None => memory,
+                        });
                     }
                     Err(reason) => self.sync_failed(from, &reason),
                 }
             }
-            StreamMessage::Disk(bytes) => {
-                if let Some(disk) = self.syncs.get(from).and_then(|sync| sync.disk.as_ref()) {
-                    disk.message(bytes);
+            StreamMessage::Disk { id, words } => {
+                let sync = self.syncs.get_mut(from).filter(|sync| sync.id == id);
+                match sync.map(|sync| &mut sync.disk) {
+                    Some(DiskPart::Copying(disk)) => disk.message(words),
+                    Some(DiskPart::Waiting(waiting)) => waiting.push(words),
+                    None => {}
                 }
             }
             StreamMessage::Failed { reason } => self.sync_failed(from, &reason),
@@ -552,22 +605,10 @@ impl Agent {
         self.history.captured(&captured);
         let epoch = captured.capture.epoch;
         for step in &captured.syncs {
-            if let Some(sync) = self.syncs.values_mut().find(|sync| sync.id == step.id) {
-                sync.progress = step.progress;
-                if step.begins
-                    && let Part::Primary(primary) = &self.part
-                    && let Some(disk) = &primary.disk
-                    && let Some((_, peer)) = self.peers.iter().find(|(name, _)| self.syncs_id(name) == Some(step.id))
-                {
-                    let source = super::disk_sync::DiskSource::start(disk, peer.outbox.clone());
-                    if let Some(sync) = self.syncs.values_mut().find(|sync| sync.id == step.id) {
-                        sync.disk = source.ok();
-                    }
-                }
-            }
+            self.copying(step);
         }
         for sync in self.syncs.values() {
-            if let Some(disk) = &sync.disk {
+            if let DiskPart::Copying(disk) = &sync.disk {
                 disk.sealed(epoch);
             }
         }
@@ -577,11 +618,26 @@ impl Agent {
         let (followers, syncing) = self.destinations(&captured);
         let complete: Vec<u64> = captured.syncs.iter().filter(|step| step.complete).map(|step| step.id).collect();
         primary.send(Job { captured, term, followers, syncing });
-        self.syncs.retain(|_, sync| !complete.contains(&sync.id));
+        for sync in self.syncs.values_mut() {
+            sync.whole |= complete.contains(&sync.id);
+        }
     }
 
-    fn syncs_id(&self, name: &str) -> Option<u64> {
-        self.syncs.get(name).map(|sync| sync.id)
+    /// A checkpoint did its part for a backup that is brought in sync; with the first one its disk's turn begins.
+    fn copying(&mut self, step: &SyncStep) {
+        let Some((name, sync)) = self.syncs.iter_mut().find(|(_, sync)| sync.id == step.id) else { return };
+        sync.progress = step.progress;
+        let (Part::Primary(primary), Some(peer)) = (&self.part, self.peers.get(name)) else { return };
+        let (Some(disk), DiskPart::Waiting(words)) = (primary.disk.as_ref().filter(|_| step.begins), &sync.disk) else {
+            return;
+        };
+        match DiskSource::start(disk, sync.id, peer.outbox.clone()) {
+            Ok(source) => {
+                words.iter().for_each(|bytes| source.message(bytes.clone()));
+                sync.disk = DiskPart::Copying(source);
+            }
+            Err(error) => self.history.note(&format!("the disk cannot be copied to {name}: {}", chain(&error))),
+        }
     }
 
     /// Who gets this checkpoint: as a follower, or as one that is brought in sync.
@@ -589,10 +645,12 @@ impl Agent {
         let (mut followers, mut syncing) = (Vec::new(), Vec::new());
         let Some(config) = self.config() else { return (followers, syncing) };
         for (name, peer) in self.peers.iter().filter(|(name, _)| config.data.contains(name.as_str())) {
-            match self.syncs_id(name) {
-                Some(id) if captured.syncs.iter().any(|step| step.id == id) => syncing.push((id, peer.outbox.clone())),
-                Some(_) => {}
-                None => followers.push(peer.outbox.clone()),
+            match self.syncs.get(name) {
+                Some(sync) if captured.syncs.iter().any(|step| step.id == sync.id) => {
+                    syncing.push((sync.id, peer.outbox.clone()));
+                }
+                Some(sync) if !sync.whole => {}
+                _ => followers.push(peer.outbox.clone()),
             }
         }
         (followers, syncing)
@@ -751,7 +809,8 @@ impl Agent {
         for name in names.iter().filter(|name| setup.files.contains_key(*name)) {
             match std::fs::read(self.place.paths.file(name)) {
                 Ok(content) => peer.outbox.send(StreamMessage::File { name: name.clone(), content: content.into() }.encode()),
-                Err(error) => tracing::warn!(%error, name, "a file of the machine cannot be read"),
+                // Another host that has it sends it.
+                Err(error) => tracing::debug!(%error, name, "a file of the machine is not here"),
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mycelium_api::endophyte::{EndophyteVM, OutputCommit};
 use tokio::sync::mpsc;
@@ -129,12 +128,12 @@ impl Assembly {
     }
 
     fn settings(&self, term: u64, epoch: u64) -> primary::Settings {
-        let length = &self.document.spec.distributed_ram.epoch_milliseconds;
         primary::Settings {
             vm: self.place.vm.clone(),
             term,
             epoch,
-            epoch_length: Duration::from_millis(length.minimum.clamp(20, length.maximum.max(20))),
+            ram: self.document.spec.distributed_ram.clone(),
+            buffer_bytes: self.document.buffer_bytes(),
             cache_bytes: usize::try_from(self.document.buffer_bytes() / CACHE_SHARE).unwrap_or(usize::MAX),
         }
     }
@@ -142,6 +141,11 @@ impl Assembly {
     fn mode(&self) -> Mode {
         // Until the group says otherwise, nothing leaves.
         Mode::OutputCommit
+    }
+
+    /// How much replication may hold in memory.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.document.buffer_bytes()
     }
 
     /// Writes what the document says into a status.

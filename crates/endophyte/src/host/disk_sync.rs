@@ -27,14 +27,14 @@ pub(super) struct DiskSource {
 }
 
 impl DiskSource {
-    /// Starts to bring the backup behind this outbox in sync.
-    pub fn start(disk: &Disk, outbox: Outbox) -> Result<Self, HostError> {
+    /// Starts to bring the backup behind this outbox in sync; `id` tells this copy from others.
+    pub fn start(disk: &Disk, id: u64, outbox: Outbox) -> Result<Self, HostError> {
         let source = Source::new(disk)?;
         let (orders, receiver) = channel();
         thread::Builder::new()
             .name("disk-source".into())
             .spawn(move || {
-                if let Err(error) = run(source, &receiver, &outbox) {
+                if let Err(error) = run(source, id, &receiver, &outbox) {
                     tracing::warn!(error = super::chain(&error), "a backup's disk cannot be brought in sync");
                 }
             })
@@ -53,13 +53,13 @@ impl DiskSource {
     }
 }
 
-fn run(mut source: Source, orders: &Receiver<Order>, outbox: &Outbox) -> Result<(), HostError> {
+fn run(mut source: Source, id: u64, orders: &Receiver<Order>, outbox: &Outbox) -> Result<(), HostError> {
     loop {
         let full = outbox.waiting() > WAITING_MAX;
         let message = if full { None } else { source.poll()? };
         let idle = message.is_none();
         if let Some(message) = message {
-            outbox.send(StreamMessage::Disk(message.encode()).encode());
+            outbox.send(StreamMessage::Disk { id, words: message.encode() }.encode());
         }
         if source.is_done() && idle {
             return Ok(());

@@ -90,13 +90,17 @@ impl History {
         self.disk_bytes += sent.disk_bytes;
     }
 
-    pub fn released(&mut self, through: u64) {
+    /// Epochs are released; says how long the last of them took since it was sealed.
+    pub fn released(&mut self, through: u64) -> Option<Duration> {
         self.released = through;
         let now = monotonic();
+        let mut last = None;
         while let Some((_, at)) = self.sealed.front().copied().filter(|(epoch, _)| *epoch <= through) {
             self.sealed.pop_front();
             push(&mut self.release_ms, now.saturating_sub(at).as_secs_f64() * 1e3);
+            last = Some(now.saturating_sub(at));
         }
+        last
     }
 
     /// Writes what is known into a status.

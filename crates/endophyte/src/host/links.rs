@@ -149,13 +149,6 @@ impl Dialler {
         let task = tokio::spawn(dial(config, self.identity.clone(), hello, self.events.clone()));
         self.dialling.insert(addresses, task);
     }
-
-    /// Stops dialling.
-    pub fn stop(&mut self, addresses: &[SocketAddr]) {
-        if let Some(task) = self.dialling.remove(addresses) {
-            task.abort();
-        }
-    }
 }
 
 impl Drop for Dialler {

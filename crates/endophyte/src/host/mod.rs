@@ -16,13 +16,16 @@
 //! | [`history`], [`status`] | what is told about it |
 //! | [`links`], [`stream`] | the way to other hosts |
 //! | [`paths`] | where files lie |
-//! | [`primary`], [`replica`] | the threads of the host that runs the guest, and of one that holds a copy |
+//! | [`primary`], [`checkpoints`], [`encoder`] | the host that runs the guest, and its threads |
+//! | [`replica`] | the thread of a host that holds a copy |
 
 mod agent;
 mod assembly;
 pub mod book;
+mod checkpoints;
 pub mod control;
 mod disk_sync;
+mod encoder;
 mod history;
 mod links;
 mod paths;
@@ -117,6 +120,9 @@ pub enum HostError {
     /// A thread.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
+    /// The guest's processors cannot be slowed or freed.
+    #[error("the guest's processor time cannot be set")]
+    Throttle(#[source] io::Error),
     /// QEMU ended.
     #[error("QEMU ended unexpectedly; its last words are in run/qemu.log of the machine's folder")]
     GuestGone,

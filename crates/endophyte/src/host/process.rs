@@ -21,9 +21,6 @@ use crate::disk::Disk;
 use crate::group::Durable;
 use crate::spec::Images;
 
-/// The port that hosts listen on unless told otherwise.
-pub const PORT: u16 = 7400;
-
 /// What a process is told.
 #[derive(Clone)]
 pub struct HostOptions {

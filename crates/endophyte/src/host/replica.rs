@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
 use super::HostError;
@@ -53,8 +53,6 @@ pub(super) struct Taken {
     pub devices: Bytes,
     /// The addresses the guest was known by.
     pub learned: Learned,
-    /// The epoch.
-    pub at: Position,
 }
 
 enum Order {
@@ -107,7 +105,7 @@ impl Replica {
 
 enum State {
     Empty,
-    Syncing { id: u64, last: Option<Position>, whole: bool, disk: Option<Box<Target<Arc<DiskReplica>>>> },
+    Syncing { id: u64, started: bool, last: Option<Position>, whole: bool, disk: Option<Box<Target<Arc<DiskReplica>>>> },
     Following { at: Position, staged: VecDeque<(Position, EpochFrame)> },
 }
 
@@ -145,9 +143,15 @@ impl Worker {
     fn message(&mut self, payload: Bytes, reply: &Reply) -> Result<(), String> {
         match StreamMessage::decode(payload)? {
             StreamMessage::SyncBegin { id, seed } => self.begin(id, seed, reply),
+            StreamMessage::SyncStart { id } => {
+                if let State::Syncing { id: own, started, .. } = &mut self.state {
+                    *started |= *own == id;
+                }
+                Ok(())
+            }
             StreamMessage::Frame(bytes) => self.frame(&bytes, reply),
             StreamMessage::SyncEnd { id, at } => self.end(id, at),
-            StreamMessage::Disk(bytes) => self.disk_message(bytes, reply),
+            StreamMessage::Disk { id, words } => self.disk_message(id, words, reply),
             StreamMessage::File { .. } | StreamMessage::Hashes { .. } | StreamMessage::Failed { .. } => {
                 Err("a message that is not for a backup".into())
             }
@@ -158,7 +162,7 @@ impl Worker {
     fn begin(&mut self, id: u64, seed: u64, reply: &Reply) -> Result<(), String> {
         self.lose("it is brought in sync");
         let disk = self.parts.disk.clone().map(|disk| Box::new(Target::new(disk)));
-        self.state = State::Syncing { id, last: None, whole: false, disk };
+        self.state = State::Syncing { id, started: false, last: None, whole: false, disk };
         self.disk_words(reply)?;
         let hashes = page_hashes(&self.parts.memory, seed);
         let _ = reply.send(StreamMessage::Hashes { id, hashes }.encode());
@@ -174,7 +178,7 @@ impl Worker {
             ..header.id.clone()
         };
         match &mut self.state {
-            State::Empty => Ok(()),
+            State::Empty | State::Syncing { started: false, .. } => Ok(()),
             State::Syncing { last, .. } => {
                 if header.id.kind == FrameKind::Epoch {
                     if let Some(last) = last.filter(|last| at.epoch != last.epoch + 1) {
@@ -224,8 +228,12 @@ impl Worker {
         let _ = self.events.send(Event::SyncDone(last));
     }
 
-    fn disk_message(&mut self, bytes: Bytes, reply: &Reply) -> Result<(), String> {
-        let State::Syncing { disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
+    fn disk_message(&mut self, of: u64, bytes: Bytes, reply: &Reply) -> Result<(), String> {
+        let State::Syncing { id, disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
+        if *id != of {
+            // What an earlier copy had still to say.
+            return Ok(());
+        }
         let message = DiskMessage::decode(bytes).map_err(|error| error.to_string())?;
         disk.receive(message).map_err(|error| super::chain(&error))?;
         self.disk_words(reply)?;
@@ -235,9 +243,9 @@ impl Worker {
 
     /// What the disk's copying has to say now.
     fn disk_words(&mut self, reply: &Reply) -> Result<(), String> {
-        let State::Syncing { disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
+        let State::Syncing { id, disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
         while let Some(message) = disk.poll().map_err(|error| super::chain(&error))? {
-            let _ = reply.send(StreamMessage::Disk(message.encode()).encode());
+            let _ = reply.send(StreamMessage::Disk { id: *id, words: message.encode() }.encode());
         }
         Ok(())
     }
@@ -265,8 +273,9 @@ impl Worker {
         self.devices = frame.devices.clone();
         self.learned = frame.network.clone();
         let Some(replica) = &self.parts.disk else { return Ok(()) };
-        let epoch = DiskEpoch::decode(frame.disk.clone()).map_err(|error| error.to_string())?;
-        let term = frame.header.id.term;
+        let mut words = frame.disk.clone();
+        let term = words.try_get_u64_le().map_err(|_| "an epoch without its disk")?;
+        let epoch = DiskEpoch::decode(words).map_err(|error| error.to_string())?;
         let done = match &mut self.state {
             State::Syncing { disk: Some(disk), .. } => disk.epoch(term, epoch),
             _ => replica.commit(term, &epoch).map(drop),
@@ -280,7 +289,7 @@ impl Worker {
             return Err(HostError::ReplicaAt { held, wanted: at });
         }
         let learned = Learned::from_bytes(&std::mem::take(&mut self.learned));
-        Ok(Taken { parts: self.parts, devices: self.devices, learned: learned.unwrap_or_default(), at })
+        Ok(Taken { parts: self.parts, devices: self.devices, learned: learned.unwrap_or_default() })
     }
 
     /// The copy is no longer whole.

@@ -19,6 +19,7 @@ const DISK: u8 = 4;
 const FILE: u8 = 5;
 const HASHES: u8 = 6;
 const FAILED: u8 = 7;
+const SYNC_START: u8 = 8;
 
 /// A message of the stream, or an answer to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,11 @@ pub enum StreamMessage {
         /// Seed of the hashes.
         seed: u64,
     },
+    /// The frames of a copy follow: what came between [`Self::SyncBegin`] and this belongs to what was before.
+    SyncStart {
+        /// The copy.
+        id: u64,
+    },
     /// All of memory was sent: with the frame before this one, memory is whole.
     SyncEnd {
         /// The copy.
@@ -40,7 +46,12 @@ pub enum StreamMessage {
         at: Position,
     },
     /// The disk's own copying speaks, in either direction.
-    Disk(Bytes),
+    Disk {
+        /// The copy it belongs to.
+        id: u64,
+        /// What it says.
+        words: Bytes,
+    },
     /// A file of the machine.
     File {
         /// Its name.
@@ -68,11 +79,20 @@ impl StreamMessage {
         let mut head = BytesMut::new();
         match self {
             Self::Frame(bytes) => vec![Bytes::from_static(&[FRAME]), bytes],
-            Self::Disk(bytes) => vec![Bytes::from_static(&[DISK]), bytes],
+            Self::Disk { id, words } => {
+                head.put_u8(DISK);
+                head.put_u64_le(id);
+                vec![head.freeze(), words]
+            }
             Self::SyncBegin { id, seed } => {
                 head.put_u8(SYNC_BEGIN);
                 head.put_u64_le(id);
                 head.put_u64_le(seed);
+                vec![head.freeze()]
+            }
+            Self::SyncStart { id } => {
+                head.put_u8(SYNC_START);
+                head.put_u64_le(id);
                 vec![head.freeze()]
             }
             Self::SyncEnd { id, at } => {
@@ -125,10 +145,11 @@ impl StreamMessage {
         let short = |_| "a message of the stream is cut short".to_owned();
         let message = match bytes.try_get_u8().map_err(short)? {
             FRAME => Self::Frame(bytes.split_off(0)),
-            DISK => Self::Disk(bytes.split_off(0)),
+            DISK => Self::Disk { id: bytes.try_get_u64_le().map_err(short)?, words: bytes.split_off(0) },
             SYNC_BEGIN => {
                 Self::SyncBegin { id: bytes.try_get_u64_le().map_err(short)?, seed: bytes.try_get_u64_le().map_err(short)? }
             }
+            SYNC_START => Self::SyncStart { id: bytes.try_get_u64_le().map_err(short)? },
             SYNC_END => {
                 let id = bytes.try_get_u64_le().map_err(short)?;
                 let term = bytes.try_get_u64_le().map_err(short)?;
@@ -217,8 +238,9 @@ mod tests {
         let bytes = || prop::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from);
         prop_oneof![
             bytes().prop_map(StreamMessage::Frame),
-            bytes().prop_map(StreamMessage::Disk),
+            (any::<u64>(), bytes()).prop_map(|(id, words)| StreamMessage::Disk { id, words }),
             any::<(u64, u64)>().prop_map(|(id, seed)| StreamMessage::SyncBegin { id, seed }),
+            any::<u64>().prop_map(|id| StreamMessage::SyncStart { id }),
             any::<(u64, u64, u64)>()
                 .prop_map(|(id, term, epoch)| StreamMessage::SyncEnd { id, at: Position::new(term, epoch) }),
             ("[a-z]{0,9}", bytes()).prop_map(|(name, content)| StreamMessage::File { name, content }),

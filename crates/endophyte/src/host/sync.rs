@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::stream::Outbox;
 use crate::codec::{PAGE, page_hash};
 use crate::machine::GuestMemory;
 
@@ -14,6 +15,8 @@ use crate::machine::GuestMemory;
 const LOOKED_AT_MAX: usize = 32 * 1024;
 /// Pages that are sent before one checkpoint: 8 MiB.
 const SENT_MAX: usize = 2048;
+/// Bytes that may wait for the link before more are copied.
+const WAITING_MAX: u64 = 16 << 20;
 
 /// One backup that is being brought in sync.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(super) struct MemorySync {
     cursor: usize,
     begun: bool,
     parts: u64,
+    outbox: Option<Outbox>,
 }
 
 /// What one checkpoint does for one copy.
@@ -64,7 +68,14 @@ impl MemorySync {
         if let Some(last) = remaining.last_mut().filter(|_| pages % 64 != 0) {
             *last = (1 << (pages % 64)) - 1;
         }
-        Ok(Self { id, seed, hashes, remaining, left: pages, pages, cursor: 0, begun: false, parts: 0 })
+        let outbox = None;
+        Ok(Self { id, seed, hashes, remaining, left: pages, pages, cursor: 0, begun: false, parts: 0, outbox })
+    }
+
+    /// Copies no faster than the link to the backup carries.
+    pub fn paced_by(mut self, outbox: Outbox) -> Self {
+        self.outbox = Some(outbox);
+        self
     }
 
     /// Copies the next pages out of the running guest. To be called before the guest is stopped for a checkpoint.
@@ -73,6 +84,9 @@ impl MemorySync {
         if !self.begun {
             // The first checkpoint only draws the line from which on writes are known.
             self.begun = true;
+            return step;
+        }
+        if self.outbox.as_ref().is_some_and(|outbox| outbox.waiting() > WAITING_MAX) {
             return step;
         }
         let mut page = [0; PAGE];

@@ -1,0 +1,337 @@
+//! The thread that stops the guest, takes what it did, and lets it go on: epoch lengths, slowing, emergency pause.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mycelium_api::endophyte::DistributedRam;
+use tokio::sync::{mpsc, oneshot};
+
+use super::HostError;
+use super::agent::Event;
+use super::primary::{Captured, Order};
+use super::sync::{MemorySync, SyncStep};
+use crate::clock::monotonic;
+use crate::codec::PAGE;
+use crate::disk::{BlockServer, Disk, DiskEpoch};
+use crate::egress::Nic;
+use crate::machine::{Capture, Checkpointer};
+use crate::throttle::{Buffer, EpochController, EpochInputs, EpochLimits, Governor, Pressure, Reservation, VcpuThrottle};
+
+/// Checkpoints that may wait to be encoded; the guest is not stopped for more.
+const SLOTS: usize = 2;
+/// How often it is looked whether QEMU still lives while there are no checkpoints.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How busy replication is: shared by the checkpoints, the agent and whoever asks.
+#[derive(Debug)]
+pub(super) struct Load {
+    buffer: Arc<Buffer>,
+    /// From seal to release, of late, in microseconds.
+    pub ack_us: AtomicU64,
+    /// The present length of an epoch.
+    pub length_us: AtomicU64,
+    /// Thousandths of its processor time that the guest loses.
+    pub throttle: AtomicU64,
+    /// How often the buffer was full and the guest had to wait.
+    pub emergency_pauses: AtomicU64,
+}
+
+impl Load {
+    pub fn new(buffer_bytes: u64) -> Arc<Self> {
+        let zero = || AtomicU64::new(0);
+        let buffer = Buffer::new(buffer_bytes);
+        Arc::new(Self { buffer, ack_us: zero(), length_us: zero(), throttle: zero(), emergency_pauses: zero() })
+    }
+
+    /// Bytes of epochs under way.
+    pub fn bytes(&self) -> u64 {
+        self.buffer.level().epochs
+    }
+
+    fn fill(&self, nic: Option<&Nic>) -> f64 {
+        if let Some(nic) = nic {
+            self.buffer.set_egress(nic.stats().queued_bytes);
+        }
+        self.buffer.fill()
+    }
+
+    fn tell(&self, intensity: f64) {
+        self.throttle.store((intensity * 1000.0) as u64, Ordering::Relaxed);
+    }
+
+    /// Room for a checkpoint. One that does not fit any more is taken all the same, for it exists already; then the
+    /// buffer counts as full.
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let rest = self.buffer.shares().epochs.saturating_sub(self.bytes());
+        self.buffer.reserve(bytes).or_else(|| self.buffer.reserve(rest))
+    }
+}
+
+/// The thread that takes checkpoints.
+pub(super) struct Checkpoints {
+    checkpointer: Checkpointer,
+    /// Goes when the guest goes.
+    _server: Option<BlockServer>,
+    disk: Option<Disk>,
+    nic: Option<Arc<Nic>>,
+    events: mpsc::UnboundedSender<Event>,
+    epoch: u64,
+    term: u64,
+    control: EpochController,
+    governor: Governor,
+    throttle: VcpuThrottle,
+    load: Arc<Load>,
+    inputs: EpochInputs,
+    last: Duration,
+    protected: bool,
+    paused: bool,
+    /// Stopped because the buffer was full.
+    held: bool,
+    syncs: Vec<MemorySync>,
+    slots: Slots,
+}
+
+impl Checkpoints {
+    /// Takes over a paused machine; nothing that was written before counts.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a machine, once")]
+    pub fn new(
+        mut checkpointer: Checkpointer,
+        server: Option<BlockServer>,
+        disk: Option<Disk>,
+        nic: Option<Arc<Nic>>,
+        ram: &DistributedRam,
+        (term, epoch): (u64, u64),
+        load: Arc<Load>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, HostError> {
+        checkpointer.forget_written()?;
+        let machine = checkpointer.machine_mut();
+        let threads: Vec<i32> = machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
+        let pid = machine.pid().try_into().unwrap_or(0);
+        let throttle = VcpuThrottle::new(&format!("mycelium-vm-{pid}"), pid, &threads);
+        machine.cont()?;
+        let limits = EpochLimits::new(ram.epoch_milliseconds, load.buffer.shares().epochs);
+        Ok(Self {
+            checkpointer,
+            _server: server,
+            disk,
+            nic,
+            events,
+            epoch,
+            term,
+            control: EpochController::new(limits),
+            governor: Governor::new(ram),
+            throttle,
+            load,
+            inputs: EpochInputs::default(),
+            last: monotonic(),
+            protected: false,
+            paused: false,
+            held: false,
+            syncs: Vec::new(),
+            slots: Slots::new(SLOTS),
+        })
+    }
+
+    /// Works until it is told to stop, and yields whom to tell that it did.
+    pub fn run(&mut self, orders: &Receiver<Order>) -> Option<oneshot::Sender<()>> {
+        let mut due = monotonic() + self.control.current();
+        loop {
+            let idle = self.paused || !self.protected;
+            let wait = if idle { LOOK_EVERY } else { due.saturating_sub(monotonic()) };
+            match orders.recv_timeout(wait) {
+                Ok(Order::Stop(sender)) => return Some(sender),
+                Ok(order) => {
+                    self.obey(order);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(status) = self.checkpointer.machine_mut().ended() {
+                let _ = self.events.send(Event::GuestEnded { clean: status.success() });
+                return None;
+            }
+            if !idle {
+                if let Err(error) = self.turn() {
+                    self.failed(&error);
+                }
+                due = monotonic() + self.control.current();
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let outcome = match order {
+            Order::Protect(on) => self.protect(on),
+            Order::Sync(sync) => {
+                self.begin(*sync);
+                Ok(())
+            }
+            Order::EndSync(id) => {
+                self.syncs.retain(|sync| sync.id != id);
+                Ok(())
+            }
+            Order::Pause => self.pause(),
+            Order::Resume => {
+                self.paused = false;
+                self.checkpointer.machine_mut().cont().map_err(HostError::from)
+            }
+            Order::Powerdown => self.checkpointer.machine_mut().powerdown().map_err(HostError::from),
+            Order::Stop(_) => Ok(()),
+        };
+        if let Err(error) = outcome {
+            self.failed(&error);
+        }
+    }
+
+    fn failed(&self, error: &HostError) {
+        let _ = self.events.send(Event::GuestFailed { reason: super::chain(error) });
+    }
+
+    /// Starts or ends the recording of what the guest does.
+    fn protect(&mut self, on: bool) -> Result<(), HostError> {
+        if on == self.protected {
+            return Ok(());
+        }
+        if let Some(disk) = &self.disk {
+            if on { disk.protect(crate::disk::Protection::new(self.term, self.epoch))? } else { disk.unprotect()? }
+        }
+        if on {
+            // Nobody has a copy: what was written until now reaches backups as part of their first one.
+            self.checkpointer.forget_written()?;
+        }
+        self.protected = on;
+        Ok(())
+    }
+
+    fn begin(&mut self, sync: MemorySync) {
+        self.syncs.retain(|other| other.id != sync.id);
+        self.syncs.push(sync);
+    }
+
+    /// One epoch's end: a checkpoint, unless the buffer is full.
+    fn turn(&mut self) -> Result<(), HostError> {
+        let pressure = self.governor.update(self.load.fill(self.nic.as_deref()));
+        self.load.tell(pressure.intensity());
+        match pressure {
+            Pressure::Paused if !self.held => {
+                self.held = true;
+                self.load.emergency_pauses.fetch_add(1, Ordering::Relaxed);
+                self.throttle.lift().map_err(HostError::Throttle)?;
+                return Ok(self.checkpointer.machine_mut().stop()?);
+            }
+            Pressure::Paused | Pressure::Skipping(_) => return Ok(()),
+            Pressure::Normal | Pressure::Throttled(_) => {}
+        }
+        self.throttle.lift().map_err(HostError::Throttle)?;
+        self.held = false;
+        self.checkpoint(false)?;
+        let hold = self.throttle.begin(pressure.intensity(), self.control.current()).map_err(HostError::Throttle)?;
+        if !hold.is_zero() {
+            self.checkpointer.machine_mut().stop()?;
+            thread::sleep(hold);
+            self.checkpointer.machine_mut().cont()?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the length of the next epoch by what this one showed.
+    fn learn(&mut self, capture: &Capture) {
+        let now = monotonic();
+        let ran = now.saturating_sub(self.last).as_secs_f64().max(1e-3);
+        self.last = now;
+        self.inputs = EpochInputs {
+            dirty_bytes_per_s: (capture.pages.len() * PAGE) as f64 / ran,
+            pause: capture.timing.total,
+            ack: Duration::from_micros(self.load.ack_us.load(Ordering::Relaxed)),
+            egress_age: self.nic.as_ref().map_or(Duration::ZERO, |nic| Duration::from_micros(nic.stats().oldest_queued_us)),
+        };
+        self.control.next(&self.inputs);
+        self.load.length_us.store(self.control.current().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// A last checkpoint, after which the guest stays stopped.
+    fn pause(&mut self) -> Result<(), HostError> {
+        self.throttle.lift().map_err(HostError::Throttle)?;
+        self.checkpoint(true)?;
+        self.paused = true;
+        let _ = self.events.send(Event::Paused { last: self.epoch - 1 });
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, last: bool) -> Result<(), HostError> {
+        let slot = self.slots.take();
+        let memory = self.checkpointer.machine().memory().clone();
+        let mut steps: Vec<SyncStep> = self.syncs.iter_mut().map(|sync| sync.copy(&memory)).collect();
+        if let Some(disk) = &self.disk {
+            disk.begin_stop();
+        }
+        let epoch = self.epoch;
+        let mut sealed: Result<Option<DiskEpoch>, HostError> = Ok(None);
+        let mut network = Bytes::new();
+        let mut at_stop = || {
+            if let Some(nic) = &self.nic {
+                sealed = nic.seal(epoch).map(|_| None).map_err(HostError::from);
+                network = nic.learned().to_bytes().into();
+            }
+            if let Some(disk) = self.disk.as_ref().filter(|_| sealed.is_ok()) {
+                sealed = disk.seal(epoch).map(Some).map_err(HostError::from);
+            }
+        };
+        let capture = if last {
+            self.checkpointer.capture_and_hold(epoch, &mut at_stop)?
+        } else {
+            self.checkpointer.capture(epoch, &mut at_stop)?
+        };
+        let disk = sealed?;
+        for (sync, step) in self.syncs.iter_mut().zip(&mut steps) {
+            sync.captured(capture.pages.iter().map(|(index, _)| index), step);
+        }
+        let complete: Vec<u64> = steps.iter().filter(|step| step.complete).map(|step| step.id).collect();
+        self.syncs.retain(|sync| !complete.contains(&sync.id));
+        self.epoch += 1;
+        self.learn(&capture);
+        let disk = disk.map(|epoch| (self.term, epoch));
+        let room = self.load.reserve((capture.pages.len() * PAGE) as u64 + disk.as_ref().map_or(0, |(_, epoch)| epoch.data_bytes()));
+        let captured = Captured { capture, disk, network, syncs: steps, at: monotonic(), room, slot };
+        let _ = self.events.send(Event::Captured(Box::new(captured)));
+        Ok(())
+    }
+}
+
+/// How many checkpoints may be under way.
+#[derive(Debug, Clone)]
+struct Slots(Arc<(Mutex<usize>, Condvar)>);
+
+/// The place of one checkpoint; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot(Slots);
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        Self(Arc::new((Mutex::new(count), Condvar::new())))
+    }
+
+    fn take(&self) -> Slot {
+        let (free, freed) = &*self.0;
+        let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Slot(self.clone())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let (free, freed) = &*self.0.0;
+        *free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        freed.notify_one();
+    }
+}

@@ -1,0 +1,93 @@
+//! From checkpoints to frames: pages to bytes, one frame for all who follow, parts of copies for those who do not yet.
+
+use std::sync::mpsc::Receiver;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::agent::Event;
+use super::primary::{Captured, Job, Sent, Settings};
+use super::stream::{StreamMessage, frame_message};
+use crate::codec::{EncoderConfig, EpochId, FrameKind, PAGE, PageEncoder, Parts as FrameParts, seal};
+use crate::group::Position;
+
+/// The thread that makes frames of checkpoints.
+pub(super) struct Encoder {
+    settings: Settings,
+    pages: u64,
+    encoder: PageEncoder,
+    base: PageEncoder,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Encoder {
+    pub fn new(settings: Settings, pages: u64, events: mpsc::UnboundedSender<Event>) -> Self {
+        let seed = super::random();
+        let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, settings.cache_bytes, seed) });
+        let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
+        Self { settings, pages, encoder, base, events }
+    }
+
+    pub fn run(&mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let sent = self.send(job);
+            if self.events.send(Event::Sent(sent)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn id(&self, term: u64, epoch: u64, kind: FrameKind, part: u64) -> EpochId {
+        EpochId { vm: self.settings.vm.clone(), term, epoch, kind, part, guest_pages: self.pages }
+    }
+
+    fn send(&mut self, job: Job) -> Sent {
+        let Job { captured, term, followers, syncing } = job;
+        let Captured { capture, disk, network, syncs, slot, mut room, .. } = *captured;
+        let epoch = capture.epoch;
+        if syncs.iter().any(|step| step.begins) {
+            self.encoder.forget();
+        }
+        for step in syncs.iter().filter(|step| step.begins) {
+            if let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) {
+                outbox.send(StreamMessage::SyncStart { id: step.id }.encode());
+            }
+        }
+        for step in syncs.iter().filter(|step| !step.indices.is_empty()) {
+            let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) else { continue };
+            self.base.forget();
+            let list = step.indices.iter().copied().zip(step.bytes.as_chunks::<PAGE>().0);
+            let pages = self.base.encode(list, u64::MAX).chunks;
+            let id = self.id(term, epoch, FrameKind::Base, step.part);
+            outbox.send(frame_message(seal(&id, FrameParts { pages, ..FrameParts::default() })));
+        }
+        let dirty_bytes = (capture.pages.len() * PAGE) as u64;
+        let pages = self.encoder.encode(capture.pages.iter(), u64::MAX).chunks;
+        drop(capture.pages);
+        drop(slot);
+        // The group's term may go on while the recording's stays.
+        let mut disk_pieces = Vec::new();
+        if let Some((recorded_since, writes)) = disk {
+            disk_pieces.push(Bytes::copy_from_slice(&recorded_since.to_le_bytes()));
+            disk_pieces.extend(writes.encode());
+        }
+        let length = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let disk_bytes = length(&disk_pieces);
+        let parts = FrameParts { pages, disk: disk_pieces, devices: capture.devices, network };
+        let frame = frame_message(seal(&self.id(term, epoch, FrameKind::Epoch, 0), parts));
+        for outbox in followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)) {
+            outbox.send(frame.clone());
+        }
+        for step in syncs.iter().filter(|step| step.complete) {
+            if let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) {
+                outbox.send(StreamMessage::SyncEnd { id: step.id, at: Position::new(term, epoch) }.encode());
+            }
+        }
+        let frame_bytes = length(&frame);
+        if let Some(room) = &mut room {
+            // What was copied out of the guest is gone; the frame stays until it is acknowledged.
+            room.shrink_to(frame_bytes);
+        }
+        Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, room }
+    }
+}
