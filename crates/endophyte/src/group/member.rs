@@ -714,7 +714,11 @@ impl Member {
                 self.migration = None;
                 out.push(Output::Answer(Err("the target did not take over; the VM goes on here".to_string())));
             }
-            Some(Migration::HandedOver { .. }) if self.core.live_since().is_none() => self.migration = None,
+            Some(Migration::HandedOver { .. }) if self.core.live_since().is_none() => {
+                self.migration = None;
+                let there = self.core.following().map_or_else(|| "another host".to_string(), ToString::to_string);
+                out.push(Output::Answer(Ok(format!("{there} runs the VM now"))));
+            }
             Some(Migration::Converging { .. } | Migration::Pausing { .. }) if !primary => {
                 let _ = self.abort_migration("", out);
                 out.push(Output::Answer(Err("this host is not the primary any more".to_string())));

@@ -26,8 +26,8 @@ use super::stream::{Outbox, StreamMessage};
 use super::sync::{MemorySync, SyncStep};
 use super::{HostError, Place, chain};
 use crate::egress::Mode;
-use crate::throttle::Reservation;
 use crate::group::{Change, Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
+use crate::throttle::Reservation;
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
 const TICK: Duration = Duration::from_millis(5);
@@ -39,23 +39,56 @@ const POWERDOWN_TIME: Duration = Duration::from_secs(90);
 /// Something that happened.
 pub(super) enum Event {
     /// A host was reached.
-    Linked { link: Link, hello: Hello, dialled: Vec<SocketAddr> },
+    Linked {
+        link: Link,
+        hello: Hello,
+        dialled: Vec<SocketAddr>,
+    },
     /// A host reached us, and waits for our hello.
-    Accepted { link: Link, hello: Hello },
+    Accepted {
+        link: Link,
+        hello: Hello,
+    },
     /// A host cannot be reached.
-    Unreachable { to: Vec<SocketAddr>, reason: String },
-    LinkClosed { peer: String, number: u64, reason: String },
-    Group { from: String, message: Message },
-    Notice { from: String, notice: Notice },
+    Unreachable {
+        to: Vec<SocketAddr>,
+        reason: String,
+    },
+    LinkClosed {
+        peer: String,
+        number: u64,
+        reason: String,
+    },
+    Group {
+        from: String,
+        message: Message,
+    },
+    Notice {
+        from: String,
+        notice: Notice,
+    },
     /// The primary's stream.
-    Stream { from: String, payload: Bytes, reply: Reply },
+    Stream {
+        from: String,
+        payload: Bytes,
+        reply: Reply,
+    },
     /// What a backup says about its copy.
-    Answer { from: String, message: StreamMessage },
+    Answer {
+        from: String,
+        message: StreamMessage,
+    },
     Captured(Box<Captured>),
     Sent(Sent),
-    Paused { last: u64 },
-    GuestEnded { clean: bool },
-    GuestFailed { reason: String },
+    Paused {
+        last: u64,
+    },
+    GuestEnded {
+        clean: bool,
+    },
+    GuestFailed {
+        reason: String,
+    },
     Arrived(Position),
     SyncDone(Position),
     ReplicaLost,
@@ -277,7 +310,12 @@ impl Agent {
             }
             Output::BeginSync { peer, .. } => self.begin_sync(&peer),
             Output::Settled(version) => {
-                tracing::debug!(vm = self.place.vm, term = version.term, number = version.number, "configuration settled");
+                tracing::debug!(
+                    vm = self.place.vm,
+                    term = version.term,
+                    number = version.number,
+                    "configuration settled"
+                );
                 self.share_book();
             }
             Output::Answer(answer) => {
@@ -346,7 +384,9 @@ impl Agent {
         let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
         let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());
         if let Some(name) = behind {
-            self.history.note(&format!("{name} cannot keep up: more waits for it than the buffer holds; it is brought in sync anew"));
+            self.history.note(&format!(
+                "{name} cannot keep up: more waits for it than the buffer holds; it is brought in sync anew"
+            ));
             if let Some(peer) = self.peers.get(&name) {
                 peer.link.close();
             }
@@ -544,7 +584,10 @@ impl Agent {
         self.next_number += 1;
         let (id, seed) = (self.next_number, super::random());
         peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
-        self.syncs.insert(name.to_owned(), Syncing { id, seed, progress: 0.0, whole: false, disk: DiskPart::Waiting(Vec::new()) });
+        self.syncs.insert(
+            name.to_owned(),
+            Syncing { id, seed, progress: 0.0, whole: false, disk: DiskPart::Waiting(Vec::new()) },
+        );
         self.history.note(&format!("{name} is being brought in sync"));
     }
 
@@ -808,7 +851,9 @@ impl Agent {
         let (Some(peer), Some(setup)) = (self.peers.get(to), &self.setup) else { return };
         for name in names.iter().filter(|name| setup.files.contains_key(*name)) {
             match std::fs::read(self.place.paths.file(name)) {
-                Ok(content) => peer.outbox.send(StreamMessage::File { name: name.clone(), content: content.into() }.encode()),
+                Ok(content) => {
+                    peer.outbox.send(StreamMessage::File { name: name.clone(), content: content.into() }.encode())
+                }
                 // Another host that has it sends it.
                 Err(error) => tracing::debug!(%error, name, "a file of the machine is not here"),
             }
@@ -881,7 +926,10 @@ impl Agent {
                     self.wanted.insert(addresses, false);
                     let names: Vec<String> = self.peers.keys().cloned().collect();
                     names.iter().for_each(|name| self.invite(name));
-                    call.finish(Ok(format!("{backup} is asked to join; `mycelium vm status` shows when it is in sync").into()));
+                    call.finish(Ok(format!(
+                        "{backup} is asked to join; `mycelium vm status` shows when it is in sync"
+                    )
+                    .into()));
                 }
                 Err(reason) => call.finish(Err(reason)),
             },
@@ -963,36 +1011,43 @@ impl Agent {
     }
 
     fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
-        let names = group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
-        names.map(|name| {
-            let known = group.peers.iter().find(|peer| *peer.name == *name);
-            let link = self.peers.get(&name);
-            let state = match known {
-                _ if link.is_none() => "away",
-                _ if group.primary.as_deref() == Some(name.as_str()) => "primary",
-                _ if group.witnesses.contains(name.as_str()) => "witness",
-                Some(peer) if peer.in_sync => "backup",
-                Some(peer) if peer.syncing => "syncing",
-                _ => "member",
-            };
-            let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
-            let synced = match (state, self.syncs.get(&name)) {
-                ("backup" | "primary", _) => 1.0,
-                (_, Some(sync)) => sync.progress,
-                _ => 0.0,
-            };
-            let stats = link.map(|peer| peer.link.stats().connections);
-            status::Peer {
-                address: self.book.get(&name).and_then(|all| all.first()).map(ToString::to_string).unwrap_or_default(),
-                state: state.into(),
-                epoch,
-                lag: sealed.saturating_sub(epoch),
-                synced,
-                connections: serde_json::to_value(stats).unwrap_or_default(),
-                name,
-            }
-        })
-        .collect()
+        let names =
+            group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
+        names
+            .map(|name| {
+                let known = group.peers.iter().find(|peer| *peer.name == *name);
+                let link = self.peers.get(&name);
+                let state = match known {
+                    _ if link.is_none() => "away",
+                    _ if group.primary.as_deref() == Some(name.as_str()) => "primary",
+                    _ if group.witnesses.contains(name.as_str()) => "witness",
+                    Some(peer) if peer.in_sync => "backup",
+                    Some(peer) if peer.syncing => "syncing",
+                    _ => "member",
+                };
+                let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
+                let synced = match (state, self.syncs.get(&name)) {
+                    ("backup" | "primary", _) => 1.0,
+                    (_, Some(sync)) => sync.progress,
+                    _ => 0.0,
+                };
+                let stats = link.map(|peer| peer.link.stats().connections);
+                status::Peer {
+                    address: self
+                        .book
+                        .get(&name)
+                        .and_then(|all| all.first())
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
+                    state: state.into(),
+                    epoch,
+                    lag: sealed.saturating_sub(epoch),
+                    synced,
+                    connections: serde_json::to_value(stats).unwrap_or_default(),
+                    name,
+                }
+            })
+            .collect()
     }
 }
 

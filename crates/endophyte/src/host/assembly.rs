@@ -161,7 +161,9 @@ pub fn stand_by(assembly: &Assembly) -> Result<Standby, HostError> {
     assembly.make_run_dir()?;
     let config = assembly.config();
     let disk = match assembly.setup.disk_bytes {
-        Some(size) => Some(Arc::new(DiskReplica::open(&assembly.place.paths.disk(), Some(size), ReplicaOptions::default())?)),
+        Some(size) => {
+            Some(Arc::new(DiskReplica::open(&assembly.place.paths.disk(), Some(size), ReplicaOptions::default())?))
+        }
         None => None,
     };
     let blank = blank_disk(assembly)?;

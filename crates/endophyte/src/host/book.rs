@@ -86,7 +86,8 @@ impl Notice {
     /// # Errors
     /// A sentence that says what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|error| format!("a notice that this version does not understand: {error}"))
+        serde_json::from_slice(bytes)
+            .map_err(|error| format!("a notice that this version does not understand: {error}"))
     }
 }
 

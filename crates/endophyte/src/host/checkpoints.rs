@@ -19,7 +19,9 @@ use crate::codec::PAGE;
 use crate::disk::{BlockServer, Disk, DiskEpoch};
 use crate::egress::Nic;
 use crate::machine::{Capture, Checkpointer};
-use crate::throttle::{Buffer, EpochController, EpochInputs, EpochLimits, Governor, Pressure, Reservation, VcpuThrottle};
+use crate::throttle::{
+    Buffer, EpochController, EpochInputs, EpochLimits, Governor, Pressure, Reservation, VcpuThrottle,
+};
 
 /// Checkpoints that may wait to be encoded; the guest is not stopped for more.
 const SLOTS: usize = 2;
@@ -110,7 +112,8 @@ impl Checkpoints {
     ) -> Result<Self, HostError> {
         checkpointer.forget_written()?;
         let machine = checkpointer.machine_mut();
-        let threads: Vec<i32> = machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
+        let threads: Vec<i32> =
+            machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
         let pid = machine.pid().try_into().unwrap_or(0);
         let throttle = VcpuThrottle::new(&format!("mycelium-vm-{pid}"), pid, &threads);
         machine.cont()?;
@@ -249,7 +252,10 @@ impl Checkpoints {
             dirty_bytes_per_s: (capture.pages.len() * PAGE) as f64 / ran,
             pause: capture.timing.total,
             ack: Duration::from_micros(self.load.ack_us.load(Ordering::Relaxed)),
-            egress_age: self.nic.as_ref().map_or(Duration::ZERO, |nic| Duration::from_micros(nic.stats().oldest_queued_us)),
+            egress_age: self
+                .nic
+                .as_ref()
+                .map_or(Duration::ZERO, |nic| Duration::from_micros(nic.stats().oldest_queued_us)),
         };
         self.control.next(&self.inputs);
         self.load.length_us.store(self.control.current().as_micros() as u64, Ordering::Relaxed);
@@ -297,7 +303,9 @@ impl Checkpoints {
         self.epoch += 1;
         self.learn(&capture);
         let disk = disk.map(|epoch| (self.term, epoch));
-        let room = self.load.reserve((capture.pages.len() * PAGE) as u64 + disk.as_ref().map_or(0, |(_, epoch)| epoch.data_bytes()));
+        let room = self
+            .load
+            .reserve((capture.pages.len() * PAGE) as u64 + disk.as_ref().map_or(0, |(_, epoch)| epoch.data_bytes()));
         let captured = Captured { capture, disk, network, syncs: steps, at: monotonic(), room, slot };
         let _ = self.events.send(Event::Captured(Box::new(captured)));
         Ok(())

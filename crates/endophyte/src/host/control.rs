@@ -119,10 +119,13 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
                 return;
             }
         }
-        Err(error) => Call { request: Request::Status, answers }.finish(Err(format!("the request is not understood: {error}"))),
+        Err(error) => {
+            Call { request: Request::Status, answers }.finish(Err(format!("the request is not understood: {error}")))
+        }
     }
     while let Some(answer) = replies.recv().await {
-        let mut text = serde_json::to_vec(&answer).unwrap_or_else(|_| br#"{"error":"the answer has no JSON form"}"#.to_vec());
+        let mut text =
+            serde_json::to_vec(&answer).unwrap_or_else(|_| br#"{"error":"the answer has no JSON form"}"#.to_vec());
         text.push(b'\n');
         if write.write_all(&text).await.is_err() {
             return;

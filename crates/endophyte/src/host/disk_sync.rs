@@ -77,7 +77,9 @@ fn run(mut source: Source, id: u64, orders: &Receiver<Order>, outbox: &Outbox) -
             (false, false) => orders.try_recv().ok(),
         };
         match order {
-            Some(Order::Message(bytes)) => source.receive(Message::decode(bytes).map_err(|e| HostError::Refused(e.to_string()))?)?,
+            Some(Order::Message(bytes)) => {
+                source.receive(Message::decode(bytes).map_err(|e| HostError::Refused(e.to_string()))?)?
+            }
             Some(Order::Sealed(epoch)) => source.sealed(epoch),
             None => {}
         }

@@ -23,7 +23,8 @@ pub(super) struct Encoder {
 impl Encoder {
     pub fn new(settings: Settings, pages: u64, events: mpsc::UnboundedSender<Event>) -> Self {
         let seed = super::random();
-        let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, settings.cache_bytes, seed) });
+        let encoder =
+            PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, settings.cache_bytes, seed) });
         let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
         Self { settings, pages, encoder, base, events }
     }

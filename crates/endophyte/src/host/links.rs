@@ -106,11 +106,13 @@ async fn pump(link: Link, number: u64, events: mpsc::UnboundedSender<Event>) {
             channel::GROUP => Message::decode(&message.payload)
                 .map(|message| Event::Group { from: from.clone(), message })
                 .map_err(|error| error.to_string()),
-            channel::NOTICE => Notice::decode(&message.payload).map(|notice| Event::Notice { from: from.clone(), notice }),
-            channel::STREAM => {
-                Ok(Event::Stream { from: from.clone(), payload: message.payload, reply: reply.clone() })
+            channel::NOTICE => {
+                Notice::decode(&message.payload).map(|notice| Event::Notice { from: from.clone(), notice })
             }
-            channel::SYNC => StreamMessage::decode(message.payload).map(|message| Event::Answer { from: from.clone(), message }),
+            channel::STREAM => Ok(Event::Stream { from: from.clone(), payload: message.payload, reply: reply.clone() }),
+            channel::SYNC => {
+                StreamMessage::decode(message.payload).map(|message| Event::Answer { from: from.clone(), message })
+            }
             other => Err(format!("channel {other} is not used")),
         };
         match event {

@@ -13,7 +13,7 @@
 //! | [`book`] | who is where, and what the machine is made of, as hosts tell each other |
 //! | [`control`] | the socket that commands talk to |
 //! | [`disk_sync`], [`sync`] | bringing a backup's disk and memory in sync |
-//! | [`history`], [`status`] | what is told about it |
+//! | [`history`], [`status`], [`metrics`] | what is told about it |
 //! | [`links`], [`stream`] | the way to other hosts |
 //! | [`paths`] | where files lie |
 //! | [`primary`], [`checkpoints`], [`encoder`] | the host that runs the guest, and its threads |
@@ -28,6 +28,7 @@ mod disk_sync;
 mod encoder;
 mod history;
 mod links;
+mod metrics;
 mod paths;
 mod primary;
 mod process;
@@ -103,7 +104,9 @@ pub enum HostError {
     #[error("the machine's document is refused:\n{}", .0.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n"))]
     Document(Vec<FieldError>),
     /// There is no group file.
-    #[error("{path} is missing: make it on one host with `mycelium vm init`, and copy it to the same place on the others")]
+    #[error(
+        "{path} is missing: make it on one host with `mycelium vm init`, and copy it to the same place on the others"
+    )]
     NoGroup {
         /// Where it should be.
         path: PathBuf,

@@ -129,7 +129,11 @@ pub(super) struct Primary {
 
 impl Primary {
     /// Takes over a machine that is paused at the state from which it is to go on, and lets it go on.
-    pub fn start(mut parts: Parts, settings: Settings, events: mpsc::UnboundedSender<Event>) -> Result<Self, HostError> {
+    pub fn start(
+        mut parts: Parts,
+        settings: Settings,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, HostError> {
         let (nic, disk) = (parts.nic.clone(), parts.disk.as_ref().map(|(disk, _)| disk.clone()));
         let pages = parts.machine.memory().pages();
         let accelerator = if parts.machine.kvm() { "kvm" } else { "tcg" };
@@ -153,7 +157,10 @@ impl Primary {
         thread::Builder::new().name("checkpoints".into()).spawn(life).map_err(HostError::Thread)?;
         let (jobs, receiver) = channel();
         let mut encoder = Encoder::new(settings, pages, events);
-        thread::Builder::new().name("encoder".into()).spawn(move || encoder.run(&receiver)).map_err(HostError::Thread)?;
+        thread::Builder::new()
+            .name("encoder".into())
+            .spawn(move || encoder.run(&receiver))
+            .map_err(HostError::Thread)?;
         Ok(Self { orders, jobs, nic, disk, pages, about, load })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mycelium_api::endophyte::{EndophyteVM, LoadBalancing};
 use mycelium_api::env::Env;
@@ -16,7 +17,8 @@ use super::book::{Book, Hello, Setup};
 use super::control;
 use super::links::hear_hello;
 use super::paths::{VmPaths, VmRoot};
-use super::{HostError, Place, addresses, chain, identity, random};
+use super::status::Status;
+use super::{HostError, Place, addresses, chain, identity, metrics, random};
 use crate::disk::Disk;
 use crate::group::Durable;
 use crate::spec::Images;
@@ -32,10 +34,18 @@ pub struct HostOptions {
     pub listen: Vec<SocketAddr>,
     /// The wall clock.
     pub clock: Env,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl HostOptions {
-    fn place(&self, vm: &str, listen: Vec<SocketAddr>, template: LinkConfig, witness: bool) -> Result<Place, HostError> {
+    fn place(
+        &self,
+        vm: &str,
+        listen: Vec<SocketAddr>,
+        template: LinkConfig,
+        witness: bool,
+    ) -> Result<Place, HostError> {
         Ok(Place {
             vm: vm.to_owned(),
             me: self.name.clone(),
@@ -70,10 +80,15 @@ pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<
     let listener = Listener::bind(&listen, identity(&options.root, &options.name)?, template.options).await?;
     let listen = listener.addresses().to_vec();
     let place = options.place(&vm, listen, template, false)?;
-    let durable = known.unwrap_or_else(|| Durable::founding(options.name.as_str().into(), &[], &[], assembly::rules(&document)));
+    let durable =
+        known.unwrap_or_else(|| Durable::founding(options.name.as_str().into(), &[], &[], assembly::rules(&document)));
     let book = read_json::<Book>(&paths.file("book.json"))?.unwrap_or_default();
     let (events, outcome) = Agent::start(Beginning { place, setup: Some(setup), durable, book, wanted, starts: true });
     tokio::spawn(serve_control(paths, events.clone()));
+    if let Some(address) = options.metrics {
+        let asked = events.clone();
+        metrics::serve(address, move || statuses(vec![asked.clone()])).await?;
+    }
     tokio::spawn(async move {
         while let Ok(link) = listener.accept().await {
             tokio::spawn(introduce(link, events.clone(), vm.clone()));
@@ -97,6 +112,22 @@ async fn introduce(link: Link, events: mpsc::UnboundedSender<Event>, vm: String)
         Ok(hello) => tracing::warn!(peer = link.peer(), vm = hello.vm, "a host asks for a machine that is not here"),
         Err(reason) => tracing::warn!(peer = link.peer(), reason, "a host did not introduce itself"),
     }
+}
+
+/// How these machines are.
+async fn statuses(agents: Vec<mpsc::UnboundedSender<Event>>) -> Vec<Status> {
+    let mut all = Vec::new();
+    for agent in agents {
+        let (answers, mut replies) = mpsc::channel(1);
+        let call = control::Call { request: control::Request::Status, answers };
+        if agent.send(Event::Call(call)).is_ok()
+            && let Some(control::Answer::Done(value)) = replies.recv().await
+            && let Ok(status) = serde_json::from_value(value)
+        {
+            all.push(status);
+        }
+    }
+    all
 }
 
 async fn serve_control(paths: VmPaths, events: mpsc::UnboundedSender<Event>) {
@@ -132,7 +163,13 @@ pub async fn stand_by(options: HostOptions, witness: bool, ready: impl FnOnce(&[
     let listener = Listener::bind(&options.listen, identity, Options::default()).await?;
     let listen = listener.addresses().to_vec();
     ready(&listen);
-    let mut standby = Standby { options, witness, listen, agents: BTreeMap::new() };
+    let agents = Agents::default();
+    if let Some(address) = options.metrics {
+        let asked = Arc::clone(&agents);
+        let all = move || statuses(asked.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect());
+        metrics::serve(address, all).await?;
+    }
+    let mut standby = Standby { options, witness, listen, agents };
     for vm in standby.options.root.names().unwrap_or_default() {
         if let Err(error) = standby.agent(&vm) {
             tracing::warn!(vm, error = chain(&error), "a machine of this host is left alone");
@@ -161,18 +198,23 @@ pub async fn stand_by(options: HostOptions, witness: bool, ready: impl FnOnce(&[
     Ok(())
 }
 
+/// The agents of a process that stands by, by machine.
+type Agents = Arc<Mutex<BTreeMap<String, mpsc::UnboundedSender<Event>>>>;
+
 struct Standby {
     options: HostOptions,
     witness: bool,
     listen: Vec<SocketAddr>,
-    agents: BTreeMap<String, mpsc::UnboundedSender<Event>>,
+    agents: Agents,
 }
 
 impl Standby {
     /// The agent of a machine; a new one if there is none.
     fn agent(&mut self, vm: &str) -> Result<mpsc::UnboundedSender<Event>, HostError> {
-        self.agents.retain(|_, events| !events.is_closed());
-        if let Some(events) = self.agents.get(vm) {
+        let agents = Arc::clone(&self.agents);
+        let mut agents = agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.retain(|_, events| !events.is_closed());
+        if let Some(events) = agents.get(vm) {
             return Ok(events.clone());
         }
         if !valid_name(vm) {
@@ -183,7 +225,8 @@ impl Standby {
         let durable = read_json(&paths.member())?.unwrap_or_default();
         let setup = read_json::<Setup>(&paths.document())?;
         let template = match &setup {
-            Some(setup) => EndophyteVM::from_value(&setup.document).map_or_else(|_| Ok(LinkConfig::new(Vec::new())), |vm| template(&vm))?,
+            Some(setup) => EndophyteVM::from_value(&setup.document)
+                .map_or_else(|_| Ok(LinkConfig::new(Vec::new())), |vm| template(&vm))?,
             None => LinkConfig::new(Vec::new()),
         };
         let place = self.options.place(vm, self.listen.clone(), template, self.witness)?;
@@ -195,12 +238,14 @@ impl Standby {
         tokio::spawn(async move {
             match settle(outcome.await) {
                 Ok(()) => tracing::info!(vm = name, "the machine was shut down"),
-                Err(error) => tracing::error!(vm = name, error = chain(&error), "this host's part of the machine ended"),
+                Err(error) => {
+                    tracing::error!(vm = name, error = chain(&error), "this host's part of the machine ended")
+                }
             }
             control.abort();
             drop(lock);
         });
-        self.agents.insert(vm.to_owned(), events.clone());
+        agents.insert(vm.to_owned(), events.clone());
         Ok(events)
     }
 }
@@ -256,7 +301,9 @@ fn take_in(from: &Path, to: &Path) -> Result<String, HostError> {
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HostError> {
     let file = |source| HostError::File { path: path.to_owned(), source };
     match File::open(path) {
-        Ok(open) => serde_json::from_reader(std::io::BufReader::new(open)).map(Some).map_err(|error| file(error.into())),
+        Ok(open) => {
+            serde_json::from_reader(std::io::BufReader::new(open)).map(Some).map_err(|error| file(error.into()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(file(source)),
     }
@@ -285,7 +332,9 @@ fn template(document: &EndophyteVM) -> Result<LinkConfig, HostError> {
     let connections = &document.spec.rhizomorph_connections;
     let local = connections.local_addresses.iter().map(|text| {
         text.parse().map_err(|_| {
-            HostError::Refused(format!("spec.rhizomorphConnections.localAddresses: {text:?} is no IP address of this host"))
+            HostError::Refused(format!(
+                "spec.rhizomorphConnections.localAddresses: {text:?} is no IP address of this host"
+            ))
         })
     });
     let balancing = match connections.load_balancing {

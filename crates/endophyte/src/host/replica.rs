@@ -81,7 +81,10 @@ impl Replica {
             devices: Bytes::new(),
             learned: Bytes::new(),
         };
-        thread::Builder::new().name("replica".into()).spawn(move || worker.run(&receiver)).map_err(HostError::Thread)?;
+        thread::Builder::new()
+            .name("replica".into())
+            .spawn(move || worker.run(&receiver))
+            .map_err(HostError::Thread)?;
         Ok(Self { orders })
     }
 
@@ -284,7 +287,9 @@ impl Worker {
     }
 
     fn take(mut self, at: Position) -> Result<Taken, HostError> {
-        let State::Following { at: held, .. } = std::mem::replace(&mut self.state, State::Empty) else { return Err(HostError::ReplicaGone) };
+        let State::Following { at: held, .. } = std::mem::replace(&mut self.state, State::Empty) else {
+            return Err(HostError::ReplicaGone);
+        };
         if held != at {
             return Err(HostError::ReplicaAt { held, wanted: at });
         }

@@ -146,9 +146,10 @@ impl StreamMessage {
         let message = match bytes.try_get_u8().map_err(short)? {
             FRAME => Self::Frame(bytes.split_off(0)),
             DISK => Self::Disk { id: bytes.try_get_u64_le().map_err(short)?, words: bytes.split_off(0) },
-            SYNC_BEGIN => {
-                Self::SyncBegin { id: bytes.try_get_u64_le().map_err(short)?, seed: bytes.try_get_u64_le().map_err(short)? }
-            }
+            SYNC_BEGIN => Self::SyncBegin {
+                id: bytes.try_get_u64_le().map_err(short)?,
+                seed: bytes.try_get_u64_le().map_err(short)?,
+            },
             SYNC_START => Self::SyncStart { id: bytes.try_get_u64_le().map_err(short)? },
             SYNC_END => {
                 let id = bytes.try_get_u64_le().map_err(short)?;
@@ -160,12 +161,15 @@ impl StreamMessage {
                 if length > bytes.len() {
                     return Err("a message of the stream is cut short".into());
                 }
-                let name = String::from_utf8(bytes.split_to(length).to_vec()).map_err(|_| "a file's name is not text")?;
+                let name =
+                    String::from_utf8(bytes.split_to(length).to_vec()).map_err(|_| "a file's name is not text")?;
                 Self::File { name, content: bytes.split_off(0) }
             }
             HASHES => Self::Hashes { id: bytes.try_get_u64_le().map_err(short)?, hashes: bytes.split_off(0) },
             FAILED => Self::Failed { reason: String::from_utf8_lossy(&bytes.split_off(0)).into_owned() },
-            other => return Err(format!("kind {other} of stream message is unknown: run the same release on every host")),
+            other => {
+                return Err(format!("kind {other} of stream message is unknown: run the same release on every host"));
+            }
         };
         if bytes.has_remaining() {
             return Err("a message of the stream is longer than it should be".into());

@@ -90,6 +90,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn init(root: &VmRoot) -> Result<ExitCode> {
     let path = mycelium_endophyte::host::init_group(root).context("the group file was not made")?;
     println!("{}", path.display());
-    eprintln!("Copy this file to the same place on every host of the group, and keep it secret: who has it belongs to the group.");
+    eprintln!(
+        "Copy this file to the same place on every host of the group, and keep it secret: who has it belongs to the group."
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -31,7 +31,9 @@ pub struct Status {
 
 /// Hand a machine over to another host while it runs.
 #[derive(clap::Args)]
-#[command(after_help = "The machine pauses for some milliseconds at the very end. Ctrl-C before that, or any failure, leaves it running here.")]
+#[command(
+    after_help = "The machine pauses for some milliseconds at the very end. Ctrl-C before that, or any failure, leaves it running here."
+)]
 pub struct Migrate {
     /// The machine
     #[arg(value_name = NAME)]
@@ -167,7 +169,9 @@ pub fn stop(root: &VmRoot, args: &Stop) -> Result<ExitCode> {
 /// Asks, shows progress on stderr while it lasts, and prints the outcome's sentence.
 fn follow(root: &VmRoot, name: &str, request: &Request) -> Result<ExitCode> {
     let spinner = ProgressBar::new_spinner();
-    spinner.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    spinner.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let outcome = ask(&root.vm(name).control(), request, |text| {
         spinner.set_message(text.to_owned());
         spinner.tick();

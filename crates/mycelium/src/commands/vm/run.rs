@@ -100,6 +100,9 @@ struct Host {
     /// This host's name in the group [default: the machine's host name]
     #[arg(long, value_name = "NAME", env = "MYCELIUM_NODE_NAME")]
     node_name: Option<String>,
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<std::net::SocketAddr>,
 }
 
 impl Host {
@@ -112,7 +115,7 @@ impl Host {
             }
         }
         let name = node_name(self.node_name.clone())?;
-        Ok(HostOptions { root: root.clone(), name, listen, clock: sources::real() })
+        Ok(HostOptions { root: root.clone(), name, listen, clock: sources::real(), metrics: self.metrics })
     }
 }
 
@@ -120,7 +123,8 @@ impl Run {
     fn document(&self) -> Result<EndophyteVM> {
         let base = match &self.file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("-f {} cannot be read", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("-f {} cannot be read", path.display()))?;
                 spec::read(&text).with_context(|| format!("-f {}", path.display()))?
             }
             None => EndophyteVM::named(self.name.as_deref().unwrap_or_default()),
@@ -159,7 +163,9 @@ pub fn machine(root: &VmRoot, args: Run) -> Result<ExitCode> {
     let document = args.document()?;
     document.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    spec::unsupported(&document, std::path::Path::new("/sys"), processors).iter().for_each(|text| eprintln!("warning: {text}"));
+    spec::unsupported(&document, std::path::Path::new("/sys"), processors)
+        .iter()
+        .for_each(|text| eprintln!("warning: {text}"));
     let options = args.host.options(root)?;
     let socket = root.vm(document.id()).control();
     runtime()?.block_on(async {
@@ -177,7 +183,10 @@ pub fn machine(root: &VmRoot, args: Run) -> Result<ExitCode> {
             }
             let (socket, force) = (socket.clone(), asked);
             asked = true;
-            eprintln!("{}", if force { "ending the guest" } else { "asking the guest to shut down; once more ends it at once" });
+            eprintln!(
+                "{}",
+                if force { "ending the guest" } else { "asking the guest to shut down; once more ends it at once" }
+            );
             tokio::task::spawn_blocking(move || ask(&socket, &Request::Stop { force }, |_| {}));
         }
     })?;

@@ -8,7 +8,19 @@ const MIB: f64 = (1_u64 << 20) as f64;
 
 /// One line per machine, and below it the details of each if asked for.
 pub fn text(all: &[Status], details: bool) -> String {
-    let mut table = Table::new(["NAME", "ROLE", "PRIMARY", "TERM", "EPOCH", "EPOCHS/S", "PAUSE P50/P99", "LAG", "BUFFER", "THROTTLE", "PHASE"]);
+    let mut table = Table::new([
+        "NAME",
+        "ROLE",
+        "PRIMARY",
+        "TERM",
+        "EPOCH",
+        "EPOCHS/S",
+        "PAUSE P50/P99",
+        "LAG",
+        "BUFFER",
+        "THROTTLE",
+        "PHASE",
+    ]);
     for status in all {
         table.row(row(status));
     }
@@ -43,7 +55,13 @@ fn describe(status: &Status) -> String {
     let mut lines = vec![format!("{} on {}", status.vm, status.host)];
     if !status.guest.qemu.is_empty() {
         let guest = &status.guest;
-        lines.push(format!("  guest     {} cpus, {:.0} MiB, QEMU {} with {}", guest.cpus, guest.memory_bytes as f64 / MIB, guest.qemu, guest.accelerator));
+        lines.push(format!(
+            "  guest     {} cpus, {:.0} MiB, QEMU {} with {}",
+            guest.cpus,
+            guest.memory_bytes as f64 / MIB,
+            guest.qemu,
+            guest.accelerator
+        ));
     }
     let epochs = &status.epochs;
     lines.push(format!(
@@ -59,9 +77,19 @@ fn describe(status: &Status) -> String {
         traffic.disk_bytes as f64 / MIB
     ));
     let egress = &status.egress;
-    lines.push(format!("  network   {}, {} frames held, {} out, {} in", egress.mode, egress.held_frames, egress.released_frames, egress.ingress_frames));
+    lines.push(format!(
+        "  network   {}, {} frames held, {} out, {} in",
+        egress.mode, egress.held_frames, egress.released_frames, egress.ingress_frames
+    ));
     for peer in &status.peers {
-        lines.push(format!("  {:<9} {} {}, epoch {}, {:.0} % synced", peer.state, peer.name, peer.address, peer.epoch, peer.synced * 100.0));
+        lines.push(format!(
+            "  {:<9} {} {}, epoch {}, {:.0} % synced",
+            peer.state,
+            peer.name,
+            peer.address,
+            peer.epoch,
+            peer.synced * 100.0
+        ));
         lines.extend(connections(&peer.connections));
     }
     for event in &status.events {
@@ -78,14 +106,14 @@ fn connections(all: &serde_json::Value) -> Vec<String> {
         let text = |field: &str| connection[field].as_str().unwrap_or("?").to_owned();
         let number = |field: &str| connection[field].as_f64().unwrap_or(0.0);
         format!(
-            "            {} -> {}  {}, rtt {:.2} ms, {:.1} MiB/s, {:.0} % of {:.1} MiB",
+            "            {} -> {}  {}, rtt {:.2} ms, {:.1} MiB/s, share {:.0} %, {:.1} MiB sent",
             text("local"),
             text("remote"),
             text("state"),
-            number("rtt_ms"),
-            number("bytes_per_s") / MIB,
+            number("rttUs") / 1e3,
+            number("bandwidthBytesPerS") / MIB,
             number("share") * 100.0,
-            number("bytes") / MIB
+            number("sentBytes") / MIB
         )
     })
     .collect()
