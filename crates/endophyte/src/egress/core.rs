@@ -22,7 +22,7 @@ use super::learned::Learned;
 use super::nic::{Mode, NicConfig, NicError, Port, Released, Sealed, Source};
 use super::queue::{EgressQueue, Segment};
 use super::stats::NicStats;
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
 
 /// Read from QEMU at once.
 const READ: usize = 256 << 10;
@@ -45,6 +45,8 @@ pub(super) struct Core {
     port: Option<Watched<PortFd>>,
     mac: Mac,
     mode: Mode,
+    /// Until when frames may leave at once, on the clock that counts suspension; forever if none.
+    lease: Option<Duration>,
     fenced: bool,
     clock: Clock,
     deframer: Deframer,
@@ -152,6 +154,7 @@ impl Core {
             port: port.map(Watched::new),
             mac: config.mac,
             mode: Mode::Standby,
+            lease: None,
             fenced: false,
             clock: config.clock,
             deframer: Deframer::default(),
@@ -208,6 +211,12 @@ impl Core {
         self.mode = mode;
         self.pass();
         self.settle();
+    }
+
+    /// Frames that leave at once do so only until then.
+    pub(super) fn set_lease(&mut self, until: Duration) {
+        self.lease = Some(until);
+        self.pass();
     }
 
     pub(super) fn fence(&mut self) {
@@ -349,6 +358,7 @@ impl Core {
     /// In best-effort mode, lets everything go.
     fn pass(&mut self) {
         while self.mode == Mode::BestEffort
+            && self.lease.is_none_or(|until| boottime() < until)
             && let Some(segment) = self.queue.release_any()
         {
             self.leave(segment);

@@ -221,6 +221,12 @@ impl Nic {
         self.shared.core().set_mode(mode);
     }
 
+    /// In best effort frames leave only until this time of [`crate::clock::boottime`]; then they wait for the next lease. A
+    /// host that stood still finds its lease over before it sends another frame.
+    pub fn set_lease(&self, until: Duration) {
+        self.shared.core().set_lease(until);
+    }
+
     /// What becomes of frames.
     pub fn mode(&self) -> Mode {
         self.shared.core().mode()

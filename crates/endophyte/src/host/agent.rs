@@ -3,6 +3,11 @@
 //! All decisions about who runs the machine are [`crate::group`]'s; this is their hands. One task owns everything and
 //! takes [`Event`]s one by one; what takes long (starting QEMU, copying, encoding) runs elsewhere and reports back.
 
+mod commands;
+mod hosts;
+mod report;
+mod standby;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,27 +19,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::assembly::{self, Assembly};
 use super::book::{self, Book, Hello, Notice, Setup};
-use super::control::{Call, Request};
+use super::control::Call;
 use super::disk_sync::DiskSource;
 use super::history::History;
-use super::links::{self, Dialler, Peer};
+use super::links::{Dialler, Peer};
 use super::paths::write_whole;
 use super::primary::{Captured, Job, Primary, Sent};
 use super::replica::{Replica, Reply};
-use super::status::{self, Role};
 use super::stream::{Outbox, StreamMessage};
 use super::sync::{MemorySync, SyncStep};
 use super::{HostError, Place, chain};
 use crate::egress::Mode;
-use crate::group::{Change, Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
+use crate::group::{Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
 use crate::throttle::Reservation;
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
 const TICK: Duration = Duration::from_millis(5);
-/// How long a process that finds no group waits before it starts the machine by itself.
-const ALONE_AFTER: Duration = Duration::from_secs(2);
-/// How long a guest may take to shut down.
-const POWERDOWN_TIME: Duration = Duration::from_secs(90);
 
 /// Something that happened.
 pub(super) enum Event {
@@ -159,6 +159,7 @@ pub(super) struct Agent {
     starts: bool,
     began: Duration,
     open: bool,
+    lease_us: u64,
     stopping: Option<Stopping>,
     ended: Option<oneshot::Sender<Outcome>>,
     missing_files: BTreeSet<String>,
@@ -220,6 +221,7 @@ impl Agent {
             starts,
             began: crate::clock::monotonic(),
             open: false,
+            lease_us: 0,
             stopping: None,
             ended: Some(ended),
             missing_files: BTreeSet::new(),
@@ -294,7 +296,10 @@ impl Agent {
                     }
                 }
             }
-            Output::Lease { .. } => self.open = true,
+            Output::Lease { until_us } => {
+                self.open = true;
+                self.lease_us = until_us;
+            }
             Output::Hold { reason } => {
                 self.open = false;
                 tracing::debug!(vm = self.place.vm, reason, "output is held");
@@ -360,8 +365,13 @@ impl Agent {
             _ if self.open => Mode::BestEffort,
             _ => Mode::OutputCommit,
         };
-        if let Some(nic) = primary.nic.as_ref().filter(|nic| nic.mode() != mode) {
-            nic.set_mode(mode);
+        if let Some(nic) = &primary.nic {
+            if mode == Mode::BestEffort {
+                nic.set_lease(Duration::from_micros(self.lease_us));
+            }
+            if nic.mode() != mode {
+                nic.set_mode(mode);
+            }
         }
         primary.protect(protected);
     }
@@ -392,108 +402,6 @@ impl Agent {
             }
             self.unlink(&name);
         }
-    }
-
-    // --- Hosts --------------------------------------------------------------------------------------------------
-
-    fn hello(&self) -> Hello {
-        Hello {
-            vm: self.place.vm.clone(),
-            listen: self.place.listen.clone(),
-            incarnation: self.place.incarnation,
-            witness: self.place.witness,
-            book: self.book.clone(),
-            setup: self.setup.clone(),
-        }
-    }
-
-    /// Dials whoever should be linked and is not: those that are to join, and members whose address is known. Of two
-    /// members that know each other's address the one with the lower name dials.
-    fn dial_missing(&mut self) {
-        let linked: BTreeSet<&[SocketAddr]> = self.peers.values().map(|peer| peer.hello.listen.as_slice()).collect();
-        let mut missing: Vec<Vec<SocketAddr>> =
-            self.wanted.keys().filter(|addresses| !linked.contains(addresses.as_slice())).cloned().collect();
-        for (name, addresses) in &self.book {
-            let known = self.peers.contains_key(name) || *name == self.place.me || addresses.is_empty();
-            let ours = self.place.me < *name || self.place.listen.is_empty();
-            if !known && ours && !missing.contains(addresses) {
-                missing.push(addresses.clone());
-            }
-        }
-        if missing.is_empty() {
-            return;
-        }
-        let hello = Arc::new(self.hello());
-        for addresses in missing {
-            self.dialler.dial(addresses, Arc::clone(&hello));
-        }
-    }
-
-    /// A host has said hello; `answer` says whether it waits for ours.
-    fn linked(&mut self, link: Link, hello: Hello, answer: bool) {
-        let name = link.peer().to_owned();
-        if hello.vm != self.place.vm || name == self.place.me {
-            self.history.note(&format!("{name} speaks of machine {}; the link is closed", hello.vm));
-            return;
-        }
-        if let Some(known) = self.peers.get(&name) {
-            if known.hello.incarnation == hello.incarnation && known.link.connections() > 0 {
-                return;
-            }
-            self.unlink(&name);
-        }
-        let news = Book::from([(name.clone(), hello.listen.clone())]);
-        let learned = book::merge(&mut self.book, &hello.book) | book::merge(&mut self.book, &news);
-        if hello.witness {
-            self.witnesses.insert(name.clone());
-        }
-        if let Some(setup) = hello.setup.clone().filter(|_| self.setup.is_none()) {
-            self.learn_setup(setup);
-        }
-        self.next_number += 1;
-        let peer = links::serve(link, hello, self.next_number, self.events.clone());
-        if answer {
-            // Before anything else is said.
-            peer.notice(&Notice::Hello(self.hello()));
-        }
-        if !self.missing_files.is_empty() {
-            peer.notice(&Notice::Want { files: self.missing_files.iter().cloned().collect() });
-        }
-        self.peers.insert(name.clone(), peer);
-        self.history.note(&format!("linked with {name}"));
-        if learned {
-            self.share_book();
-        }
-        self.invite(&name);
-    }
-
-    /// A host that was asked to join, and is no member yet, joins.
-    fn invite(&mut self, name: &str) {
-        let Some(peer) = self.peers.get(name) else { return };
-        let witness = peer.hello.witness;
-        let asked = self.wanted.keys().any(|addresses| addresses.iter().any(|one| peer.hello.listen.contains(one)));
-        let member = self.config().is_some_and(|config| config.members().any(|member| &**member == name));
-        if asked && !member && self.member.is_primary() {
-            let change = if witness { Change::AddWitness(name.into()) } else { Change::AddBackup(name.into()) };
-            self.commands.push_back((Command::Change(change), None));
-        }
-    }
-
-    fn share_book(&mut self) {
-        let path = self.place.paths.file("book.json");
-        if let Ok(bytes) = serde_json::to_vec(&self.book)
-            && let Err(error) = write_whole(&path, &bytes)
-        {
-            tracing::warn!(%error, path = %path.display(), "the address book cannot be written");
-        }
-        let notice = Notice::Book { book: self.book.clone() };
-        self.peers.values().for_each(|peer| peer.notice(&notice));
-    }
-
-    fn unlink(&mut self, name: &str) {
-        self.peers.remove(name);
-        self.drop_sync(name);
-        self.input(Input::PeerDown(name.into()));
     }
 
     // --- What happened ------------------------------------------------------------------------------------------
@@ -798,261 +706,9 @@ impl Agent {
             }
         });
     }
-
-    // --- Backup -------------------------------------------------------------------------------------------------
-
-    /// Takes note of what the machine is made of, and prepares a copy.
-    fn learn_setup(&mut self, setup: Setup) {
-        match assembly::learn(&self.place, &setup) {
-            Ok(learned) => {
-                self.missing_files = learned.missing;
-                self.assembly = Some(Arc::new(learned.assembly));
-                self.setup = Some(setup);
-                self.prepare();
-            }
-            Err(error) => self.history.note(&format!("the machine cannot be run here: {}", chain(&error))),
-        }
-    }
-
-    fn prepare(&mut self) {
-        let founding = self.starts && self.config().is_some_and(|config| config.members().count() == 1);
-        let ready = self.missing_files.is_empty() && matches!(self.part, Part::None);
-        if self.place.witness || founding || !ready {
-            return;
-        }
-        let Some(assembly) = self.assembly.clone() else { return };
-        self.part = Part::Preparing;
-        let events = self.events.clone();
-        tokio::task::spawn_blocking(move || {
-            let standby = assembly::stand_by(&assembly);
-            let _ = events.send(Event::Prepared(Box::new(standby)));
-        });
-    }
-
-    fn prepared(&mut self, standby: Result<assembly::Standby, HostError>) {
-        let started = standby.and_then(|assembly::Standby { parts, card }| {
-            let replica = Replica::start(parts, self.events.clone())?;
-            Ok(Part::Backup { replica, card })
-        });
-        match started {
-            // A cold start may have begun meanwhile.
-            Ok(part) if matches!(self.part, Part::Preparing) => {
-                if let (Part::Backup { replica, .. }, Some((payload, reply))) = (&part, self.early_sync.take()) {
-                    replica.message(payload, reply);
-                }
-                self.part = part;
-            }
-            Ok(_) => {}
-            Err(error) => self.history.note(&format!("no copy can be kept here: {}", chain(&error))),
-        }
-    }
-
-    fn send_files(&self, to: &str, names: &[String]) {
-        let (Some(peer), Some(setup)) = (self.peers.get(to), &self.setup) else { return };
-        for name in names.iter().filter(|name| setup.files.contains_key(*name)) {
-            match std::fs::read(self.place.paths.file(name)) {
-                Ok(content) => {
-                    peer.outbox.send(StreamMessage::File { name: name.clone(), content: content.into() }.encode())
-                }
-                // Another host that has it sends it.
-                Err(error) => tracing::debug!(%error, name, "a file of the machine is not here"),
-            }
-        }
-    }
-
-    fn received_file(&mut self, from: &str, name: &str, content: Bytes) {
-        if !self.missing_files.contains(name) {
-            return;
-        }
-        let digest = self.setup.as_ref().and_then(|setup| setup.files.get(name)).cloned();
-        if digest.as_deref() != Some(assembly::digest(&content).as_str()) {
-            return self.history.note(&format!("{from} sent a file {name} with another content than announced"));
-        }
-        let path = self.place.paths.file(name);
-        match write_whole(&path, &content) {
-            Ok(()) => {
-                self.missing_files.remove(name);
-                self.prepare();
-            }
-            Err(error) => self.history.note(&format!("{} cannot be written: {error}", path.display())),
-        }
-    }
-
-    // --- Commands -----------------------------------------------------------------------------------------------
-
-    /// A process that is to run the machine, and hears of nobody who does, starts it.
-    fn start_alone(&mut self) {
-        if !self.starts || self.member.live_since().is_some() || self.missing_files.contains("") {
-            return;
-        }
-        let founding = self.config().is_some_and(|config| config.members().count() == 1);
-        let waited = crate::clock::monotonic().saturating_sub(self.began) > ALONE_AFTER;
-        if founding || waited {
-            self.starts = false;
-            self.commands.push_back((Command::Start, None));
-        }
-    }
-
-    fn next_command(&mut self) {
-        if self.answering.is_some() {
-            return;
-        }
-        if let Some((command, call)) = self.commands.pop_front() {
-            self.answering = Some(call);
-            self.input(Input::Command(command));
-        }
-    }
-
-    fn on_call(&mut self, call: Call) {
-        match call.request.clone() {
-            Request::Status => {
-                let status = serde_json::to_value(self.status()).map_err(|error| error.to_string());
-                call.finish(status);
-            }
-            Request::Migrate { to } => match self.name_of(&to) {
-                Some(to) => self.commands.push_back((Command::Migrate { to: to.as_str().into() }, Some(call))),
-                None => call.finish(Err(format!(
-                    "{to} is no host of this machine's group; `mycelium vm protect {} --backup {to}` takes it in",
-                    self.place.vm
-                ))),
-            },
-            Request::Promote { force } => self.commands.push_back((Command::Promote { force }, Some(call))),
-            Request::Forget { member } => {
-                self.book.remove(&member);
-                self.commands.push_back((Command::Change(Change::Forget(member.as_str().into())), Some(call)));
-            }
-            Request::Protect { backup } => match super::addresses(&backup) {
-                Ok(addresses) => {
-                    self.wanted.insert(addresses, false);
-                    let names: Vec<String> = self.peers.keys().cloned().collect();
-                    names.iter().for_each(|name| self.invite(name));
-                    call.finish(Ok(format!(
-                        "{backup} is asked to join; `mycelium vm status` shows when it is in sync"
-                    )
-                    .into()));
-                }
-                Err(reason) => call.finish(Err(reason)),
-            },
-            Request::Stop { force } => self.stop(call, force),
-        }
-    }
-
-    fn name_of(&self, host: &str) -> Option<String> {
-        if self.book.contains_key(host) {
-            return Some(host.to_owned());
-        }
-        let addresses = super::addresses(host).ok()?;
-        let of = |(_, known): &(&String, &Vec<SocketAddr>)| known.iter().any(|one| addresses.contains(one));
-        self.book.iter().find(of).map(|(name, _)| name.clone())
-    }
-
-    fn stop(&mut self, call: Call, force: bool) {
-        let Part::Primary(primary) = &self.part else {
-            return call.finish(Err("the guest does not run on this host; stop it where it runs".into()));
-        };
-        if force {
-            self.stopping = Some(Stopping { call: Some(call), until: crate::clock::monotonic() });
-            return self.finish_stop();
-        }
-        primary.powerdown();
-        let until = crate::clock::monotonic() + POWERDOWN_TIME;
-        self.stopping = Some(Stopping { call: Some(call), until });
-    }
-
-    // --- Status -------------------------------------------------------------------------------------------------
-
-    fn status(&self) -> status::Status {
-        let group = self.member.status(now_us());
-        let role = match &self.part {
-            _ if self.place.witness => Role::Witness,
-            Part::Primary(_) | Part::Starting => Role::Primary,
-            _ if group.primary.is_some() => Role::Backup,
-            _ => Role::Joining,
-        };
-        let mut status = status::Status {
-            vm: self.place.vm.clone(),
-            host: self.place.me.clone(),
-            role,
-            primary: group.primary.as_ref().map(ToString::to_string),
-            term: group.term,
-            phase: self.phase(&group),
-            ..status::Status::default()
-        };
-        self.history.fill(&mut status);
-        if let Some(held) = group.held {
-            status.epochs.sealed = held.epoch;
-        }
-        if let Some(assembly) = &self.assembly {
-            assembly.describe(&mut status);
-        }
-        if let Part::Primary(primary) = &self.part {
-            primary.describe(&mut status);
-        }
-        status.buffer.bytes += self.peers.values().map(|peer| peer.outbox.waiting()).sum::<u64>();
-        status.peers = self.peer_status(&group, status.epochs.sealed);
-        status
-    }
-
-    fn phase(&self, group: &crate::group::Status) -> String {
-        match &self.part {
-            Part::Primary(_) if !self.open => "output held".into(),
-            Part::Primary(_) => serde_json::to_value(&group.protection)
-                .ok()
-                .and_then(|value| value.as_str().map(str::to_owned))
-                .unwrap_or_default(),
-            Part::Starting => "starting".into(),
-            Part::Preparing => "preparing".into(),
-            Part::Clearing => "clearing up".into(),
-            Part::Backup { .. } if group.held.is_some() => "in sync".into(),
-            Part::Backup { .. } => "not in sync".into(),
-            Part::None if self.place.witness => "voting".into(),
-            Part::None => "waiting".into(),
-        }
-    }
-
-    fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
-        let names =
-            group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
-        names
-            .map(|name| {
-                let known = group.peers.iter().find(|peer| *peer.name == *name);
-                let link = self.peers.get(&name);
-                let state = match known {
-                    _ if link.is_none() => "away",
-                    _ if group.primary.as_deref() == Some(name.as_str()) => "primary",
-                    _ if group.witnesses.contains(name.as_str()) => "witness",
-                    Some(peer) if peer.in_sync => "backup",
-                    Some(peer) if peer.syncing => "syncing",
-                    _ => "member",
-                };
-                let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
-                let synced = match (state, self.syncs.get(&name)) {
-                    ("backup" | "primary", _) => 1.0,
-                    (_, Some(sync)) => sync.progress,
-                    _ => 0.0,
-                };
-                let stats = link.map(|peer| peer.link.stats().connections);
-                status::Peer {
-                    address: self
-                        .book
-                        .get(&name)
-                        .and_then(|all| all.first())
-                        .map(ToString::to_string)
-                        .unwrap_or_default(),
-                    state: state.into(),
-                    epoch,
-                    lag: sealed.saturating_sub(epoch),
-                    synced,
-                    connections: serde_json::to_value(stats).unwrap_or_default(),
-                    name,
-                }
-            })
-            .collect()
-    }
 }
 
-/// The protocol's clock: it counts the time in which the host was suspended.
+/// The protocol's clock.
 fn now_us() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+    u64::try_from(crate::clock::boottime().as_micros()).unwrap_or(u64::MAX)
 }

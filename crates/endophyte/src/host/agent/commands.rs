@@ -1,0 +1,94 @@
+//! What an operator asks of a machine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Agent, Part, Stopping};
+use crate::group::{Change, Command, Input};
+use crate::host::control::{Call, Request};
+
+/// How long a process that finds no group waits before it starts the machine by itself.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
+/// How long a guest may take to shut down.
+const POWERDOWN_TIME: Duration = Duration::from_secs(90);
+
+impl Agent {
+    /// A process that is to run the machine, and hears of nobody who does, starts it.
+    pub(super) fn start_alone(&mut self) {
+        if !self.starts || self.member.live_since().is_some() || self.missing_files.contains("") {
+            return;
+        }
+        let founding = self.config().is_some_and(|config| config.members().count() == 1);
+        let waited = crate::clock::monotonic().saturating_sub(self.began) > ALONE_AFTER;
+        if founding || waited {
+            self.starts = false;
+            self.commands.push_back((Command::Start, None));
+        }
+    }
+
+    pub(super) fn next_command(&mut self) {
+        if self.answering.is_some() {
+            return;
+        }
+        if let Some((command, call)) = self.commands.pop_front() {
+            self.answering = Some(call);
+            self.input(Input::Command(command));
+        }
+    }
+
+    pub(super) fn on_call(&mut self, call: Call) {
+        match call.request.clone() {
+            Request::Status => {
+                let status = serde_json::to_value(self.status()).map_err(|error| error.to_string());
+                call.finish(status);
+            }
+            Request::Migrate { to } => match self.name_of(&to) {
+                Some(to) => self.commands.push_back((Command::Migrate { to: to.as_str().into() }, Some(call))),
+                None => call.finish(Err(format!(
+                    "{to} is no host of this machine's group; `mycelium vm protect {} --backup {to}` takes it in",
+                    self.place.vm
+                ))),
+            },
+            Request::Promote { force } => self.commands.push_back((Command::Promote { force }, Some(call))),
+            Request::Forget { member } => {
+                self.book.remove(&member);
+                self.commands.push_back((Command::Change(Change::Forget(member.as_str().into())), Some(call)));
+            }
+            Request::Protect { backup } => match crate::host::addresses(&backup) {
+                Ok(addresses) => {
+                    self.wanted.insert(addresses, false);
+                    let names: Vec<String> = self.peers.keys().cloned().collect();
+                    names.iter().for_each(|name| self.invite(name));
+                    call.finish(Ok(format!(
+                        "{backup} is asked to join; `mycelium vm status` shows when it is in sync"
+                    )
+                    .into()));
+                }
+                Err(reason) => call.finish(Err(reason)),
+            },
+            Request::Stop { force } => self.stop(call, force),
+        }
+    }
+
+    fn name_of(&self, host: &str) -> Option<String> {
+        if self.book.contains_key(host) {
+            return Some(host.to_owned());
+        }
+        let addresses = crate::host::addresses(host).ok()?;
+        let of = |(_, known): &(&String, &Vec<SocketAddr>)| known.iter().any(|one| addresses.contains(one));
+        self.book.iter().find(of).map(|(name, _)| name.clone())
+    }
+
+    fn stop(&mut self, call: Call, force: bool) {
+        let Part::Primary(primary) = &self.part else {
+            return call.finish(Err("the guest does not run on this host; stop it where it runs".into()));
+        };
+        if force {
+            self.stopping = Some(Stopping { call: Some(call), until: crate::clock::monotonic() });
+            return self.finish_stop();
+        }
+        primary.powerdown();
+        let until = crate::clock::monotonic() + POWERDOWN_TIME;
+        self.stopping = Some(Stopping { call: Some(call), until });
+    }
+}

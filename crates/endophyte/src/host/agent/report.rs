@@ -1,0 +1,96 @@
+//! How a machine is on this host.
+
+use super::{Agent, Part};
+use crate::host::agent::now_us;
+use crate::host::status::{self, Role};
+
+impl Agent {
+    pub(super) fn status(&self) -> status::Status {
+        let group = self.member.status(now_us());
+        let role = match &self.part {
+            _ if self.place.witness => Role::Witness,
+            Part::Primary(_) | Part::Starting => Role::Primary,
+            _ if group.primary.is_some() => Role::Backup,
+            _ => Role::Joining,
+        };
+        let mut status = status::Status {
+            vm: self.place.vm.clone(),
+            host: self.place.me.clone(),
+            role,
+            primary: group.primary.as_ref().map(ToString::to_string),
+            term: group.term,
+            phase: self.phase(&group),
+            ..status::Status::default()
+        };
+        self.history.fill(&mut status);
+        if let Some(held) = group.held {
+            status.epochs.sealed = held.epoch;
+        }
+        if let Some(assembly) = &self.assembly {
+            assembly.describe(&mut status);
+        }
+        if let Part::Primary(primary) = &self.part {
+            primary.describe(&mut status);
+        }
+        status.buffer.bytes += self.peers.values().map(|peer| peer.outbox.waiting()).sum::<u64>();
+        status.peers = self.peer_status(&group, status.epochs.sealed);
+        status
+    }
+
+    fn phase(&self, group: &crate::group::Status) -> String {
+        match &self.part {
+            Part::Primary(_) if !self.open => "output held".into(),
+            Part::Primary(_) => serde_json::to_value(&group.protection)
+                .ok()
+                .and_then(|value| value.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+            Part::Starting => "starting".into(),
+            Part::Preparing => "preparing".into(),
+            Part::Clearing => "clearing up".into(),
+            Part::Backup { .. } if group.held.is_some() => "in sync".into(),
+            Part::Backup { .. } => "not in sync".into(),
+            Part::None if self.place.witness => "voting".into(),
+            Part::None => "waiting".into(),
+        }
+    }
+
+    fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
+        let names =
+            group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
+        names
+            .map(|name| {
+                let known = group.peers.iter().find(|peer| *peer.name == *name);
+                let link = self.peers.get(&name);
+                let state = match known {
+                    _ if link.is_none() => "away",
+                    _ if group.primary.as_deref() == Some(name.as_str()) => "primary",
+                    _ if group.witnesses.contains(name.as_str()) => "witness",
+                    Some(peer) if peer.in_sync => "backup",
+                    Some(peer) if peer.syncing => "syncing",
+                    _ => "member",
+                };
+                let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
+                let synced = match (state, self.syncs.get(&name)) {
+                    ("backup" | "primary", _) => 1.0,
+                    (_, Some(sync)) => sync.progress,
+                    _ => 0.0,
+                };
+                let stats = link.map(|peer| peer.link.stats().connections);
+                status::Peer {
+                    address: self
+                        .book
+                        .get(&name)
+                        .and_then(|all| all.first())
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
+                    state: state.into(),
+                    epoch,
+                    lag: sealed.saturating_sub(epoch),
+                    synced,
+                    connections: serde_json::to_value(stats).unwrap_or_default(),
+                    name,
+                }
+            })
+            .collect()
+    }
+}
