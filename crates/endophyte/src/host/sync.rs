@@ -65,7 +65,7 @@ impl MemorySync {
         }
         let words = pages.div_ceil(64);
         let mut remaining = vec![u64::MAX; words as usize];
-        if let Some(last) = remaining.last_mut().filter(|_| pages % 64 != 0) {
+        if let Some(last) = remaining.last_mut().filter(|_| !pages.is_multiple_of(64)) {
             *last = (1 << (pages % 64)) - 1;
         }
         let outbox = None;
@@ -166,7 +166,7 @@ mod tests {
             }
             let mut sync = MemorySync::new(1, 7, page_hashes(&backup, 7), pages).expect("hashes fit");
             let mut complete = false;
-            for writes in epochs.iter().chain(std::iter::repeat(&Vec::new()).take(3)) {
+            for writes in epochs.iter().chain(std::iter::repeat_n(&Vec::new(), 3)) {
                 // Half of the writes happen before the live copy, half after it.
                 let written = |some: &[(u64, u8)]| for (page, byte) in some { guest.write_page(page % pages, &[*byte; PAGE]) };
                 let (early, late) = writes.split_at(writes.len() / 2);

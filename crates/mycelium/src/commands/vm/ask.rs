@@ -101,7 +101,7 @@ pub fn status(root: &VmRoot, args: &Status) -> Result<ExitCode> {
             Some("json") if args.name.is_some() => out!("{}\n", serde_json::to_string_pretty(&all[0])?),
             Some("json") => out!("{}\n", serde_json::to_string_pretty(&all)?),
             Some("yaml") => out!("{}", serde_saphyr::to_string(&all)?),
-            Some("name") => all.iter().try_for_each(|status| show_name(status))?,
+            Some("name") => all.iter().try_for_each(show_name)?,
             other => out!("{}", show::text(&all, args.name.is_some() || other == Some("wide"))),
         }
         if !args.watch {
