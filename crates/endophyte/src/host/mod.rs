@@ -117,6 +117,11 @@ pub enum HostError {
         /// The file.
         path: PathBuf,
     },
+    /// Neither an image nor a kernel.
+    #[error(
+        "the machine has nothing to boot: name an image (--disk FILE, or spec.vmSpec.storageConfig.image) or a kernel (--kernel FILE)"
+    )]
+    NothingToBoot,
     /// It is not known what the machine is made of.
     #[error("it is not known yet what the machine is made of")]
     NoMachine,

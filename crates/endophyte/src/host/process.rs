@@ -271,6 +271,7 @@ fn set_up(options: &HostOptions, paths: &VmPaths, document: &EndophyteVM) -> Res
     let image = images.image(document)?;
     let disk_bytes = match (&image, &kernel) {
         (None, Some(_)) => None,
+        (None, None) => return Err(HostError::NothingToBoot),
         (image, _) => {
             let size = Some(document.disk_bytes()).filter(|size| *size > 0);
             Some(Disk::open(&paths.disk(), image.as_deref(), size)?.size())

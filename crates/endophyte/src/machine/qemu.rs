@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
@@ -74,6 +75,8 @@ impl Machine {
         let incoming = start == Start::Paused;
         let launch = Launch { qmp: theirs.as_raw_fd(), memory: &path, kvm, incoming };
         let mut command = process::command(program);
+        // What a terminal sends to its foreground group is for us: we ask the guest first.
+        command.process_group(0);
         command.args(config.arguments(launch)).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(messages(config)?);
         let (child, userfault) = bound::spawn_with_userfault(command, vec![theirs.into()])
