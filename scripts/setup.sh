@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
 run=(nftables iproute2 kmod curl ca-certificates)
-test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl)
+test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl e2fsprogs)
 vm=(busybox-static e2fsprogs mmdebstrap)
 bench=(etcd-server podman containerd runc crun)
 
@@ -42,7 +42,9 @@ virtual_machines() {
   fi
 
   local guest=$cache/guest-kernel
-  [[ ! -e $guest/vmlinuz ]] || return 0
+  local modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net
+    crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 button evdev)
+  [[ ! -e $guest/vmlinuz || $(cat "$guest/list" 2>/dev/null) != "${modules[*]}" ]] || return 0
   echo "setup: fetching a kernel for test guests"
   local work package
   work=$(mktemp -d)
@@ -55,12 +57,14 @@ virtual_machines() {
   (cd "$work" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x "$package"_*.deb unpacked)
   mkdir -p "$guest/modules"
   local module
-  for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net; do
+  # Some are built into some kernels.
+  for module in "${modules[@]}"; do
     find "$work/unpacked" -name "$module.ko*" -exec cp {} "$guest/modules/" \;
   done
   find "$guest/modules" -name '*.xz' -exec xz -d {} +
   cp "$work"/unpacked/boot/vmlinuz-* "$guest/vmlinuz.new"
   mv "$guest/vmlinuz.new" "$guest/vmlinuz"
+  echo "${modules[*]}" > "$guest/list"
   rm -rf "$work"
 }
 

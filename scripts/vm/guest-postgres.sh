@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Makes a guest of Debian's own packages with PostgreSQL in it: OUT/disk.raw, and OUT/initrd that finds it.
-#   scripts/vm/guest-postgres.sh OUT KERNEL_ROOT
-# KERNEL_ROOT is an unpacked Debian linux-image package (boot/, lib/modules/). Does nothing when OUT is complete.
+#   scripts/vm/guest-postgres.sh [OUT]       default: guests/postgres in the cache, so that it is made once
+# The kernel comes from the cache that scripts/setup.sh fills. Does nothing when OUT is complete.
 # In the guest PostgreSQL is as Debian installs it; /sbin/guest-init only gives it an address and starts it.
 set -euo pipefail
-out=$1 kernel=$2
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mycelium
+out=${1:-$cache/guests/postgres} kernel=$cache/guest-kernel
 [[ -e $out/complete ]] && exit 0
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-modules=$(basename "$kernel"/lib/modules/*)
 
 mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-  --include=postgresql-15,iproute2,procps,e2fsprogs bookworm "$work/root.tar" http://deb.debian.org/debian
+  --include=postgresql-15,iproute2,procps,e2fsprogs bookworm "$work/root.tar" "${MIRROR:-http://deb.debian.org/debian}"
 mkdir "$work/root"
 tar -C "$work/root" --exclude='./dev/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' --exclude='./var/cache/apt/*' -xf "$work/root.tar"
 cat > "$work/root/sbin/guest-init" <<'INIT'
@@ -24,12 +24,14 @@ for word in $(cat /proc/cmdline); do case $word in guest.ip=*) address=${word#gu
 ip link set lo up; ip link set eth0 up; [[ -z ${address:-} ]] || ip address add "$address" dev eth0
 pg_ctlcluster 15 main start
 echo "guest: ready"
-# The host may ask for a shutdown by the console: a line "poweroff".
-while read -r word < /dev/ttyS0; do
-  case $word in
-    poweroff) pg_ctlcluster 15 main stop -m fast; sync; mount -o remount,ro /; echo "guest: off"; echo o > /proc/sysrq-trigger ;;
-  esac
-done
+# Until the power button is pressed, as `mycelium vm stop` does.
+for button in /dev/input/event*; do dd if="$button" of=/dev/null bs=24 count=1 2>/dev/null & done
+wait -n
+pg_ctlcluster 15 main stop -m fast
+sync
+mount -o remount,ro /
+echo "guest: off"
+echo o > /proc/sysrq-trigger
 while :; do sleep 3600; done
 INIT
 chmod 755 "$work/root/sbin/guest-init"
@@ -43,10 +45,7 @@ mke2fs -q -t ext4 -d "$work/root" "$out/disk.raw" 1G
 # The initramfs loads the drivers of the virtual devices, and goes on to the disk.
 mkdir -p "$work/initrd"/{bin,dev,proc,sys,root,lib/modules}
 cp /bin/busybox "$work/initrd/bin/busybox"
-for module in failover net_failover virtio_net virtio_blk virtio_pci virtio_pci_modern_dev virtio_pci_legacy_dev virtio_ring virtio \
-  crc16 crc32c_generic libcrc32c mbcache jbd2 ext4; do
-  find "$kernel/lib/modules/$modules" -name "$module.ko" -exec cp {} "$work/initrd/lib/modules/" \;
-done
+cp "$kernel"/modules/*.ko "$work/initrd/lib/modules/"
 cat > "$work/initrd/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox mount -t devtmpfs devtmpfs /dev
@@ -60,5 +59,5 @@ exec /bin/busybox switch_root /root /sbin/guest-init
 INIT
 chmod 755 "$work/initrd/init"
 (cd "$work/initrd" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) > "$out/initrd"
-cp "$kernel"/boot/vmlinuz-* "$out/vmlinuz"
+cp "$kernel/vmlinuz" "$out/vmlinuz"
 touch "$out/complete"

@@ -669,7 +669,15 @@ impl Agent {
         }
     }
 
+    /// Whether the guest is this host's to run. One that is being cleared away may fail as it likes.
+    fn has_guest(&self) -> bool {
+        matches!(self.part, Part::Primary(_) | Part::Starting)
+    }
+
     fn guest_ended(&mut self, clean: bool) {
+        if !self.has_guest() {
+            return;
+        }
         if clean {
             self.history.note("the guest shut down");
             self.finish_stop();
@@ -679,6 +687,9 @@ impl Agent {
     }
 
     fn guest_failed(&mut self, reason: &str) {
+        if !self.has_guest() {
+            return;
+        }
         self.history.note(reason);
         tracing::error!(vm = self.place.vm, reason, "the guest cannot be checkpointed");
         self.end(Outcome::Failed(HostError::Refused(reason.to_owned())));

@@ -10,16 +10,25 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use mycelium_endophyte::host::VmRoot;
+use mycelium_endophyte::host::control::{Request, ask};
+use mycelium_endophyte::host::status::{Role, Status};
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// The client's address.
+pub const CLIENT: &str = "10.77.0.100";
+/// The guest's address.
+pub const GUEST: &str = "10.77.0.50";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Emulated guests share few processors: one lab at a time.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A command; tests are the one other place where processes start.
 #[allow(clippy::disallowed_methods, reason = "tests drive real programs")]
@@ -51,11 +60,50 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String
     }
 }
 
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Random numbers from a seed that is printed, so that a run can be repeated as far as timing allows.
+pub struct Random(u64);
+
+impl From<u64> for Random {
+    fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+}
+
+impl Random {
+    /// From `MYCELIUM_CHAOS_SEED`, or a new one.
+    pub fn new() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        let fresh = std::hash::RandomState::new().build_hasher().finish() % 1_000_000;
+        let seed = setting("MYCELIUM_CHAOS_SEED", fresh);
+        println!("MYCELIUM_CHAOS_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next number (splitmix64).
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
 /// A switch, hosts and a client.
 pub struct Lab {
     dir: tempfile::TempDir,
     prefix: String,
     hosts: Vec<Host>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// One host: a namespace with a bridge, and the `mycelium` processes in it.
@@ -72,14 +120,15 @@ pub struct Host {
 impl Lab {
     /// As many hosts as asked for, named `a`, `b` and so on, and a client.
     pub fn new(hosts: usize) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("mylab{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix("mycelium-lab-").tempdir().expect("temporary directory");
-        let mut lab = Self { dir, prefix, hosts: Vec::new() };
+        let mut lab = Self { dir, prefix, hosts: Vec::new(), _turn: turn };
         ip(&format!("netns add {}-switch", lab.prefix));
         ip(&format!("-n {}-switch link add lan type bridge", lab.prefix));
         ip(&format!("-n {}-switch link set lan up", lab.prefix));
         lab.plug("client");
-        ip(&format!("-n {}-client address add 10.77.0.100/24 dev uplink", lab.prefix));
+        ip(&format!("-n {}-client address add {CLIENT}/24 dev uplink", lab.prefix));
         for index in 0..hosts {
             let name = char::from(b'a' + u8::try_from(index).expect("few hosts")).to_string();
             lab.plug(&name);
@@ -116,9 +165,24 @@ impl Lab {
         self.hosts.iter_mut().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
     }
 
-    /// Where the lab's files are.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
+    /// The host on which the guest runs, and its state. Of two that both think so, the one that was elected last.
+    pub fn primary(&self, vm: &str) -> Option<(String, Status)> {
+        let all = self.hosts.iter().filter_map(|host| Some((host.name.clone(), host.status(vm)?)));
+        all.filter(|(_, status)| status.role == Role::Primary && status.phase != "starting")
+            .max_by_key(|(_, status)| status.term)
+    }
+
+    /// Waits until this many backups are in sync, and tells who is primary.
+    pub fn protected(&self, vm: &str, backups: usize) -> String {
+        eventually("the machine is protected", || {
+            let (name, status) = self.primary(vm).ok_or("no host has the guest")?;
+            let in_sync = status.peers.iter().filter(|peer| peer.state == "backup").count();
+            if in_sync >= backups {
+                Ok(name)
+            } else {
+                Err(format!("on {name}, {}: {:?}", status.phase, states(&status)))
+            }
+        })
     }
 
     /// Takes a host's cable out, or puts it in.
@@ -162,9 +226,13 @@ impl Drop for Lab {
 
 impl Host {
     /// The binary on this host, with its data directory and name.
-    pub fn mycelium(&self) -> Command {
+    fn mycelium(&self) -> Command {
+        self.program(&[env!("CARGO_BIN_EXE_mycelium")])
+    }
+
+    fn program(&self, words: &[&str]) -> Command {
         let mut command = command("ip");
-        command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_mycelium")]);
+        command.args(["netns", "exec", &self.namespace]).args(words);
         command.env("MYCELIUM_DATA_DIR", &self.dir).env("MYCELIUM_NODE_NAME", &self.name);
         command
     }
@@ -180,12 +248,28 @@ impl Host {
     /// `mycelium vm backup` on port 7400.
     pub fn stand_by(&mut self) {
         let listen = format!("{}:7400", self.address);
+        let before = self.log().len();
         self.spawn(&["vm", "backup", "--listen", &listen]);
-        let begun = tokio::time::Instant::now();
-        while !self.log().contains("standing by") {
-            assert!(begun.elapsed() < PATIENCE, "{} does not stand by:\n{}", self.name, self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        eventually("a backup stands by", || match self.log().get(before..) {
+            Some(new) if new.contains("standing by") => Ok(()),
+            other => Err(other.unwrap_or_default().to_owned()),
+        });
+    }
+
+    /// Runs a command of `mycelium vm` to its end, which must come.
+    pub fn vm(&self, words: &[&str]) -> Output {
+        let mut command = self.program(&["timeout", "120", env!("CARGO_BIN_EXE_mycelium")]);
+        command.arg("vm").args(words).stdin(Stdio::null());
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// Waits for the last process that was started here to end by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let mut child = self.processes.pop().expect("a process");
+        eventually("the process ends", || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        })
     }
 
     /// What its processes printed.
@@ -194,12 +278,12 @@ impl Host {
     }
 
     /// The state of a machine on this host, if a process has it.
-    pub fn status(&self, vm: &str) -> Option<Value> {
-        let output = self.mycelium().args(["vm", "status", vm, "-o", "json"]).output().ok()?;
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).ok()).flatten()
+    pub fn status(&self, vm: &str) -> Option<Status> {
+        let answer = ask(&VmRoot::of(&self.dir).vm(vm).control(), &Request::Status, |_| {}).ok()?;
+        serde_json::from_value(answer).ok()
     }
 
-    /// The guest's console so far.
+    /// Its data directory.
     pub fn folder(&self) -> &Path {
         &self.dir
     }
@@ -207,12 +291,25 @@ impl Host {
     /// `kill -9` of everything on the host.
     pub fn kill(&mut self) {
         let pids = run(command("ip").args(["netns", "pids", &self.namespace]));
-        for pid in pids.split_whitespace() {
-            let _ = command("kill").args(["-9", pid]).stderr(Stdio::null()).status();
-        }
+        let _ = command("kill")
+            .arg("-9")
+            .args(pids.split_whitespace())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         for mut child in self.processes.drain(..) {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+}
+
+/// Each peer's name and state.
+pub fn states(status: &Status) -> Vec<(&str, &str)> {
+    status.peers.iter().map(|peer| (peer.name.as_str(), peer.state.as_str())).collect()
+}
+
+/// Both streams of a command, for messages.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

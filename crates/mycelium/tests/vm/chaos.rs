@@ -1,0 +1,84 @@
+//! Hosts lose their power at random moments; the outside must not notice.
+
+use std::thread;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::guests::{VM, run_numbers, run_postgres};
+use crate::lab::{Lab, Random, command, eventually, run, said, setting};
+use crate::numbers::Client;
+use crate::postgres::Bank;
+
+/// Cuts the power of the primary at a moment that nobody knows, lets `goes_on` see that the guest goes on elsewhere, and
+/// brings the host back as a backup.
+fn kill_primary(lab: &mut Lab, random: &mut Random, goes_on: impl FnOnce()) {
+    thread::sleep(Duration::from_micros(random.below(800_000)));
+    let (victim, status) = lab.primary(VM).expect("a primary");
+    lab.power_off(&victim);
+    let cut = Instant::now();
+    goes_on();
+    let after = cut.elapsed();
+    let (heir, now) = eventually("another host says that it is primary", || lab.primary(VM).ok_or("none".to_owned()));
+    assert_ne!(heir, victim);
+    assert!(now.term > status.term, "term {} after {}", now.term, status.term);
+    println!(
+        "{victim} lost at epoch {}, {heir} goes on in term {}; heard {} ms after",
+        status.epochs.sealed,
+        now.term,
+        after.as_millis()
+    );
+    lab.power_on(&victim);
+    lab.host(&victim).stand_by();
+}
+
+/// A guest that numbers what it says: no number with other content, none goes back, none acknowledged is lost.
+#[test]
+fn no_number_is_contradicted() {
+    let mut random = Random::new();
+    let mut lab = Lab::new(3);
+    lab.host("b").stand_by();
+    lab.host("c").stand_by();
+    run_numbers(&mut lab, "a", &["b", "c"]);
+    let client = Client::start(&lab, &mut random);
+    client.goes_on();
+    for kill in 1..=setting("MYCELIUM_CHAOS_KILLS", 3) {
+        // Every third time the host that came back is still being brought in sync.
+        lab.protected(VM, if kill % 3 == 0 { 1 } else { 2 });
+        client.longest_gap();
+        kill_primary(&mut lab, &mut random, || client.goes_on());
+        println!(
+            "kill {kill}: longest silence {} ms, {} numbers so far",
+            client.longest_gap().as_millis(),
+            client.heard()
+        );
+    }
+    lab.protected(VM, 2);
+    client.goes_on();
+}
+
+/// Debian's PostgreSQL and one connection to it: it lives on, and every acknowledged transaction is there.
+#[test]
+fn no_transaction_is_lost() {
+    let mut random = Random::new();
+    let mut lab = Lab::new(3);
+    lab.host("b").stand_by();
+    lab.host("c").stand_by();
+    run_postgres(&mut lab, "a", &["b", "c"]);
+    let bank = Bank::open(&lab, &mut random);
+    bank.goes_on();
+    for kill in 1..=setting("MYCELIUM_CHAOS_POSTGRES_KILLS", 1) {
+        lab.protected(VM, 2);
+        kill_primary(&mut lab, &mut random, || bank.goes_on());
+        println!("kill {kill}: {} transactions so far", bank.acknowledged());
+    }
+    let primary = lab.protected(VM, 2);
+    bank.goes_on();
+    let transactions = bank.close();
+    println!("{transactions} transactions, all there");
+
+    let stopped = lab.host(&primary).vm(&["stop", VM]);
+    assert!(stopped.status.success(), "{}", said(&stopped));
+    let disk = lab.host(&primary).folder().join("vm").join(VM).join("disk/disk.raw");
+    run(command("e2fsck").arg("-fn").arg(disk));
+}
