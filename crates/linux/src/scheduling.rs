@@ -6,7 +6,7 @@ use std::io;
 ///
 /// A nice value would not do: where the kernel groups threads by session (autogroup) or control group, it only counts
 /// within the group. Real-time threads run until they sleep, so this is for what is short and must be done at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Urgent {
     before: Vec<(u32, libc::c_int, libc::sched_param)>,
 }

@@ -21,11 +21,15 @@ use crate::clock::monotonic;
 use super::copy::Copier;
 use super::dirty::DirtyTracker;
 use super::error::Result;
-use super::qemu::Machine;
+use super::qemu::{Machine, SAVE_COMMAND, Save};
+use super::qmp::Pending;
 use super::staging::Pages;
 
 /// From this many pages in one epoch on, the next is copied once before the guest stops.
 const EARLY_COPY_FROM: usize = 2048;
+
+/// Threads that hurry for longer than this may keep the very thread from running for which they wait: they are ordinary ones again.
+const HURRY_LIMIT: Duration = Duration::from_millis(500);
 
 /// One consistent state of a guest, as a difference to the one before.
 #[derive(Debug)]
@@ -177,19 +181,25 @@ impl Checkpointer {
 
         // A virtual processor stops when its thread notices, and for that the thread must run: on a busy host it would wait for its
         // turn. While stopped it sleeps; it is an ordinary thread again before it goes on.
-        let urgent = Urgent::enter(2, self.commands.iter().copied());
-        let stopping = Urgent::enter(1, self.processors.iter().copied());
+        let mut urgent = Urgent::enter(2, self.commands.iter().copied());
+        let mut stopping = Urgent::enter(1, self.processors.iter().copied());
         let mut lap = Lap::start();
         let begin = lap.last;
-        let commands = [("stop", Value::Null), ("xen-save-devices-state", self.machine.state.arguments())];
-        let [stopped, saved] = self.machine.qmp.send_all(commands)?;
-        self.machine.qmp.wait(stopped)?;
+        let (stopped, saved) = self.send_stop()?;
+        if self.machine.qmp.wait_within(&stopped, HURRY_LIMIT)?.is_none() {
+            tracing::warn!(epoch, "QEMU takes long to stop the guest");
+            (urgent, stopping) = (Urgent::default(), Urgent::default());
+            self.machine.qmp.wait(stopped)?;
+        }
         let stop = lap.lap();
         at_stop();
         let seal = lap.lap();
         let first = self.take_into(&mut pages)?;
         let copy = lap.lap();
-        self.machine.qmp.wait(saved)?;
+        let migrated = match saved {
+            Some(saved) => self.machine.qmp.wait(saved).map(|_| None)?,
+            None => Some(self.machine.save_devices()?),
+        };
         let save = lap.lap();
         let last = self.take_into(&mut pages)?;
         let rescan = lap.lap();
@@ -198,7 +208,7 @@ impl Checkpointer {
             Then::Continue => Some(self.machine.qmp.send("cont", Value::Null)?),
             Then::Hold => None,
         };
-        let devices = self.machine.state.take();
+        let devices = migrated.map_or_else(|| self.machine.state.take(), Ok);
         if let Some(started) = started {
             self.machine.qmp.wait(started)?;
         }
@@ -218,6 +228,16 @@ impl Checkpointer {
         };
         pages.finish();
         Ok(Capture { epoch, devices: devices?, pages, timing })
+    }
+
+    /// Sends the order to stop and, where it is one command, to save the devices.
+    fn send_stop(&mut self) -> Result<(Pending, Option<Pending>)> {
+        if self.machine.save == Save::Migration {
+            return Ok((self.machine.qmp.send("stop", Value::Null)?, None));
+        }
+        let commands = [("stop", Value::Null), (SAVE_COMMAND, self.machine.state.arguments())];
+        let [stopped, saved] = self.machine.qmp.send_all(commands)?;
+        Ok((stopped, Some(saved)))
     }
 
     /// Copies what was written since it was last looked; says how many pages that were.

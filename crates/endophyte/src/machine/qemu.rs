@@ -1,7 +1,7 @@
 //! One QEMU process: its start, its life, its end.
 
 use std::fs::{DirBuilder, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ use super::state_file::StateFile;
 use super::{host, shortfalls};
 
 /// How long a guest's devices may take to load.
-const LOAD_LIMIT: Duration = Duration::from_secs(20);
+const MIGRATION_LIMIT: Duration = Duration::from_secs(20);
 
 /// How a machine starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,18 @@ pub enum Start {
     Paused,
 }
 
+/// The command that saves devices and nothing else. Neither Xen nor a migration is needed for it.
+pub(super) const SAVE_COMMAND: &str = "xen-save-devices-state";
+
+/// How devices are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Save {
+    /// By [`SAVE_COMMAND`].
+    Command,
+    /// By a migration without RAM.
+    Migration,
+}
+
 /// One QEMU. It dies with this process, and when this is dropped.
 #[derive(Debug)]
 pub struct Machine {
@@ -40,6 +52,7 @@ pub struct Machine {
     pub(super) state: StateFile,
     pub(super) memory: GuestMemory,
     pub(super) userfault: Option<OwnedFd>,
+    pub(super) save: Save,
     child: Child,
     config: MachineConfig,
     version: String,
@@ -89,17 +102,33 @@ impl Machine {
             state,
             memory: memory.clone(),
             userfault: Some(userfault),
+            save: Save::Command,
             child: guard.release(),
             config: config.clone(),
             version,
             kvm,
         };
         machine.settle_threads();
-        if incoming {
-            let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-            machine.qmp.execute("migrate-set-capabilities", events)?;
-        }
+        machine.prepare_state()?;
         Ok(machine)
+    }
+
+    /// Both sides of a migration tell how it goes, and leave out RAM that is shared. Chooses how devices are saved.
+    fn prepare_state(&mut self) -> Result<()> {
+        let on = |capability| json!({ "capability": capability, "state": true });
+        let capabilities = json!({ "capabilities": [on("events"), on("x-ignore-shared")] });
+        self.qmp.execute("migrate-set-capabilities", capabilities)?;
+        let commands = self.qmp.execute("query-commands", Value::Null)?;
+        let has = |name| commands.as_array().is_some_and(|all| all.iter().any(|command| command["name"] == name));
+        if !has(SAVE_COMMAND) {
+            self.save_by_migration();
+        }
+        Ok(())
+    }
+
+    /// Saves devices by a migration to a socket from now on, as is done by itself where QEMU has no command for it. Slower.
+    pub fn save_by_migration(&mut self) {
+        self.save = Save::Migration;
     }
 
     /// QEMU's main thread does little and is on the path of every pause: it goes first. Neither is needed for running.
@@ -135,9 +164,38 @@ impl Machine {
 
     /// The state of the devices and processors of the stopped guest.
     pub fn save_devices(&mut self) -> Result<Bytes> {
-        let pending = self.qmp.send("xen-save-devices-state", self.state.arguments())?;
-        self.qmp.wait(pending)?;
+        if self.save == Save::Migration {
+            return self.migrate_devices();
+        }
+        self.qmp.execute(SAVE_COMMAND, self.state.arguments())?;
         self.state.take()
+    }
+
+    fn migrate_devices(&mut self) -> Result<Bytes> {
+        let (mut ours, theirs) = UnixStream::pair().map_err(MachineError::system("making a socket for QEMU"))?;
+        self.qmp.give("state", theirs.as_fd())?;
+        drop(theirs);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut state = Vec::new();
+                ours.read_to_end(&mut state).map(|_| state)
+            });
+            self.qmp.execute("migrate", json!({ "uri": "fd:state" }))?;
+            self.migrated("migrate")?;
+            let state = reader.join().unwrap_or_else(|_| Err(std::io::Error::other("its reader died")));
+            Ok(Bytes::from(state.map_err(MachineError::system("reading the devices' state"))?))
+        })
+    }
+
+    /// Waits for the end of a migration.
+    fn migrated(&mut self, command: &str) -> Result<()> {
+        let done = |data: &Value| matches!(data["status"].as_str(), Some("completed" | "failed"));
+        let event = self.qmp.wait_event("MIGRATION", MIGRATION_LIMIT, done)?;
+        if event.data["status"] == "completed" {
+            return Ok(());
+        }
+        let reason = "the state does not fit this machine".to_owned();
+        Err(MachineError::Refused { command: command.to_owned(), reason })
     }
 
     /// Gives a machine that was started [`Start::Paused`] the state of devices and processors. The memory must already hold what
@@ -149,15 +207,10 @@ impl Machine {
         std::thread::scope(|scope| {
             let writer = scope.spawn(move || ours.write_all(devices));
             self.qmp.execute("migrate-incoming", json!({ "uri": "fd:checkpoint" }))?;
-            let done = |data: &Value| matches!(data["status"].as_str(), Some("completed" | "failed"));
-            let event = self.qmp.wait_event("MIGRATION", LOAD_LIMIT, done)?;
+            let outcome = self.migrated("migrate-incoming");
             // An early failure of QEMU's side shows as its own error; the writer's broken pipe says less.
             let _ = writer.join();
-            if event.data["status"] == "completed" {
-                return Ok(());
-            }
-            let reason = "the state does not fit this machine".to_owned();
-            Err(MachineError::Refused { command: "migrate-incoming".to_owned(), reason })
+            outcome
         })
     }
 

@@ -102,6 +102,26 @@ impl Qmp {
 
     /// The answer to a command. Answers to older commands, for which nobody waited after a failure, are passed over.
     pub fn wait(&mut self, pending: Pending) -> Result<Value> {
+        self.answer(&pending)
+    }
+
+    /// The answer to a command, if it comes within `limit`; otherwise it is still to be waited for.
+    pub fn wait_within(&mut self, pending: &Pending, limit: Duration) -> Result<Option<Value>> {
+        self.limit_reads(limit)?;
+        let outcome = self.answer(pending);
+        self.limit_reads(PATIENCE)?;
+        match outcome {
+            Err(MachineError::Timeout { .. }) => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    fn limit_reads(&self, limit: Duration) -> Result<()> {
+        let socket = self.reader.get_ref();
+        socket.set_read_timeout(Some(limit)).map_err(MachineError::system("preparing QEMU's socket"))
+    }
+
+    fn answer(&mut self, pending: &Pending) -> Result<Value> {
         loop {
             let mut message = self.message(pending.name)?;
             match message["id"].as_u64() {
@@ -135,11 +155,9 @@ impl Qmp {
             if left.is_zero() {
                 return Err(MachineError::Timeout { during: name.to_owned(), seconds: limit.as_secs() });
             }
-            let socket = self.reader.get_ref();
-            socket.set_read_timeout(Some(left)).map_err(MachineError::system("preparing QEMU's socket"))?;
+            self.limit_reads(left)?;
             let outcome = self.read_event(name);
-            let socket = self.reader.get_ref();
-            socket.set_read_timeout(Some(PATIENCE)).map_err(MachineError::system("preparing QEMU's socket"))?;
+            self.limit_reads(PATIENCE)?;
             outcome?;
         }
     }
