@@ -6,7 +6,7 @@ TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
 export TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mycelium/bin
 export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help run build test rehearse vm-check lint bench sim fuzz clean setup
+.PHONY: help run build test rehearse vm-check vm-demo chaos lint bench sim fuzz clean setup
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,16 @@ vm-check: ## The engine on a Debian with cgroup v2 only, in a virtual machine (Q
 	@scripts/setup.sh vm
 	cargo build --locked -p mycelium
 	@scripts/vm-check.sh $(TARGET)/debug
+
+vm-demo: ## Three hosts as namespaces, a virtual machine, two power cuts, and a conversation that lives on (KILLS=2)
+	@scripts/setup.sh vm
+	cargo build --release --locked -p mycelium --bin mycelium --example numbering-guest --example numbering-client
+	@scripts/vm/demo.sh $(TARGET)/release $(KILLS)
+
+chaos: ## Virtual machines whose hosts are killed at random moments, many times (KILLS=200 PG_KILLS=30 SEED=...)
+	@scripts/setup.sh test
+	MYCELIUM_CHAOS_KILLS=$${KILLS:-200} MYCELIUM_CHAOS_POSTGRES_KILLS=$${PG_KILLS:-30} $(if $(SEED),MYCELIUM_CHAOS_SEED=$(SEED)) \
+	  cargo test --release --locked -p mycelium --test vm -- --nocapture
 
 lint: setup ## Formatting, clippy, layering, tidiness, licences and advisories (where cargo-deny is installed)
 	cargo fmt --all --check

@@ -25,6 +25,8 @@ use crate::throttle::{
 
 /// Checkpoints that may wait to be encoded; the guest is not stopped for more.
 const SLOTS: usize = 2;
+/// How long QEMU may take to end after it closed its sockets.
+const ENDING_TIME: Duration = Duration::from_secs(1);
 /// How often it is looked whether QEMU still lives while there are no checkpoints.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -192,8 +194,30 @@ impl Checkpoints {
         }
     }
 
-    fn failed(&self, error: &HostError) {
-        let _ = self.events.send(Event::GuestFailed { reason: super::chain(error) });
+    fn failed(&mut self, error: &HostError) {
+        let event = match self.ended_meanwhile(error) {
+            Some(clean) => Event::GuestEnded { clean },
+            None => Event::GuestFailed { reason: super::chain(error) },
+        };
+        let _ = self.events.send(event);
+    }
+
+    /// A guest may shut down in the middle of a checkpoint; QEMU closes its sockets a moment before it ends. Tells
+    /// whether it ended well, if it did.
+    fn ended_meanwhile(&mut self, error: &HostError) -> Option<bool> {
+        if !matches!(error, HostError::Machine(_)) {
+            return None;
+        }
+        let until = monotonic() + ENDING_TIME;
+        loop {
+            if let Some(status) = self.checkpointer.machine_mut().ended() {
+                return Some(status.success());
+            }
+            if monotonic() > until {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Starts or ends the recording of what the guest does.
