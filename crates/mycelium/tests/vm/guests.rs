@@ -44,8 +44,15 @@ fn numbering_initramfs() -> &'static Path {
 
 /// Starts the guest that numbers its packets on a host, with other hosts as its backups.
 pub fn run_numbers(lab: &mut Lab, host: &str, backups: &[&str]) {
+    run_numbers_with(lab, host, backups, &[]);
+}
+
+/// The same with more flags of `vm run`.
+pub fn run_numbers_with(lab: &mut Lab, host: &str, backups: &[&str], flags: &[&str]) {
     let initramfs = numbering_initramfs().to_string_lossy().into_owned();
-    start(lab, host, backups, &["--initrd", &initramfs, "--memory", "96Mi"]);
+    let mut words = vec!["--initrd", &initramfs, "--memory", "96Mi"];
+    words.extend(flags);
+    start(lab, host, backups, &words);
 }
 
 /// Starts the guest with Debian's PostgreSQL on a host, with other hosts as its backups.

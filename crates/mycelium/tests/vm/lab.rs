@@ -247,11 +247,20 @@ impl Host {
 
     /// `mycelium vm backup` on port 7400.
     pub fn stand_by(&mut self) {
+        self.serve("backup", "standing by");
+    }
+
+    /// `mycelium vm witness` on port 7400.
+    pub fn vote(&mut self) {
+        self.serve("witness", "voting");
+    }
+
+    fn serve(&mut self, verb: &str, ready: &str) {
         let listen = format!("{}:7400", self.address);
         let before = self.log().len();
-        self.spawn(&["vm", "backup", "--listen", &listen]);
-        eventually("a backup stands by", || match self.log().get(before..) {
-            Some(new) if new.contains("standing by") => Ok(()),
+        self.spawn(&["vm", verb, "--listen", &listen]);
+        eventually("the host is ready", || match self.log().get(before..) {
+            Some(new) if new.contains(ready) => Ok(()),
             other => Err(other.unwrap_or_default().to_owned()),
         });
     }

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod faults;
+mod groups;
 mod guests;
 mod lab;
 mod migrate;
