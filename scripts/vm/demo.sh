@@ -26,11 +26,17 @@ trap 'exit 130' INT TERM
 
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
+typed() {
+  local host=$1 word line=
+  shift
+  for word; do [[ $word == *' '* ]] && line+=" \"$word\"" || line+=" $word"; done
+  printf '%s$%s' "$host" "$line"
+}
 # A command on a host: shown as one would type it there.
 on() {
   local host=$1
   shift
-  printf '%s$ %s\n' "$host" "${*/#$work\//}" >&2
+  typed "$host" "$@" && echo
   quietly "$host" "$@"
 }
 quietly() {
@@ -40,9 +46,8 @@ quietly() {
 }
 # The same, as a process that stays.
 start() {
-  local host=$1
-  printf '%s$ %s &\n' "$host" "${*:2}"
-  quietly "$@" >> "$work/$host.log" 2>&1 &
+  typed "$@" && echo ' &'
+  quietly "$@" >> "$work/$1.log" 2>&1 &
   disown
 }
 patiently() {
@@ -97,8 +102,7 @@ done
 echo "a 10.77.0.1, b 10.77.0.2, c 10.77.0.3, client 10.77.0.100: each a network namespace"
 
 title "One file says which hosts belong together"
-on a mycelium vm init > "$work/init.log" 2>&1
-sed -n 's/^a\$/a$/p' "$work/init.log"
+on a mycelium vm init 2>/dev/null
 for host in b c; do
   mkdir -p "$work/$host/vm"
   cp "$work/a/vm/group.pem" "$work/$host/vm/"
