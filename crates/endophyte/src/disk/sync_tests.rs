@@ -114,7 +114,7 @@ fn open(dir: &Path) -> Replica {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// From any content, over a link that breaks, with writes all the while: equal at an epoch's end.
     #[test]
