@@ -108,9 +108,11 @@ fn urgent_messages_hardly_wait_on_a_full_wire() {
         until("they are there", || received.latencies_us().len() == 100).await;
         let latencies = received.latencies_us();
         println!("urgent: median {} us, most {} us", latencies[50], latencies[99]);
-        // The queue ahead holds megabytes, which would take seconds.
-        assert!(link.stats().queued_bytes > 10_000_000);
-        assert!(latencies[50] < 100_000, "{latencies:?}");
+        // The queue ahead holds megabytes, which would take seconds; a busy machine takes its share of the rest.
+        let queued = link.stats().queued_bytes;
+        assert!(queued > 10_000_000);
+        let behind_the_queue_us = queued as f64 / (2.0 * BYTES_PER_SECOND) * 1e6;
+        assert!((latencies[50] as f64) < behind_the_queue_us / 4.0, "{latencies:?}");
         flood.abort();
     });
 }
