@@ -117,5 +117,5 @@ fn a_guest_switches_itself_off_when_asked() {
     // Without ACPI's daemon the button is an input event that the script reads.
     let guest = Guest::new("off", "echo READY; poweroff -f");
     let mut machine = Machine::start(&guest.config("a"), Start::Running).unwrap();
-    assert!(machine.wait_shutdown(Duration::from_secs(120)).unwrap());
+    assert!(machine.wait_shutdown(Duration::from_secs(300)).unwrap());
 }
