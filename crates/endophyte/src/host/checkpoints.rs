@@ -92,6 +92,8 @@ pub(super) struct Checkpoints {
     inputs: EpochInputs,
     last: Duration,
     protected: bool,
+    /// Whether it was said that checkpoints are wanted, or that they are not; before that nobody would take them.
+    begun: bool,
     paused: bool,
     /// Stopped because the buffer was full.
     held: bool,
@@ -118,6 +120,11 @@ impl Checkpoints {
             machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
         let pid = machine.pid().try_into().unwrap_or(0);
         let throttle = VcpuThrottle::new(&format!("mycelium-vm-{pid}"), pid, &threads);
+        // Backups that hold the state from which the guest goes on follow without a new copy: everything it does from
+        // its first instruction counts. A guest that nobody follows is told so at once.
+        if let Some(disk) = &disk {
+            disk.protect(crate::disk::Protection::new(term, epoch))?;
+        }
         machine.cont()?;
         let limits = EpochLimits::new(ram.epoch_milliseconds, load.buffer.shares().epochs);
         Ok(Self {
@@ -134,7 +141,8 @@ impl Checkpoints {
             load,
             inputs: EpochInputs::default(),
             last: monotonic(),
-            protected: false,
+            protected: true,
+            begun: false,
             paused: false,
             held: false,
             syncs: Vec::new(),
@@ -146,7 +154,7 @@ impl Checkpoints {
     pub fn run(&mut self, orders: &Receiver<Order>) -> Option<oneshot::Sender<()>> {
         let mut due = monotonic() + self.control.current();
         loop {
-            let idle = self.paused || !self.protected;
+            let idle = self.paused || !self.protected || !self.begun;
             let wait = if idle { LOOK_EVERY } else { due.saturating_sub(monotonic()) };
             match orders.recv_timeout(wait) {
                 Ok(Order::Stop(sender)) => return Some(sender),
@@ -222,6 +230,7 @@ impl Checkpoints {
 
     /// Starts or ends the recording of what the guest does.
     fn protect(&mut self, on: bool) -> Result<(), HostError> {
+        self.begun = true;
         if on == self.protected {
             return Ok(());
         }
