@@ -485,8 +485,9 @@ impl Agent {
 
     fn begin_sync(&mut self, name: &str) {
         let Some(peer) = self.peers.get(name) else { return self.input_later(Input::SyncFailed(name.into())) };
-        if self.syncs.contains_key(name) {
-            // A late heartbeat made it look lost; the copying goes on over the same link.
+        if self.syncs.get(name).is_some_and(|sync| !sync.whole) {
+            // A late heartbeat made it look lost; the copying goes on over the same link. One whose copy was sent whole
+            // asks for another: it did not become a holder before this host was elected again.
             return;
         }
         self.next_number += 1;
