@@ -26,8 +26,11 @@ fn a_machine_moves_under_load_and_back() {
     for (from, to, host) in [("a", "c", "10.77.0.3:7400"), ("c", "a", "a")] {
         client.goes_on();
         client.longest_gap();
-        let moved = lab.host(from).vm(&["migrate", VM, "--to", host]);
-        assert!(moved.status.success(), "{}", said(&moved));
+        // On a busy machine the target may be too late to take over; then the source goes on, and says so.
+        let moved = eventually("the machine moves", || {
+            let moved = lab.host(from).vm(&["migrate", VM, "--to", host]);
+            if moved.status.success() { Ok(moved) } else { Err(said(&moved)) }
+        });
         client.goes_on();
         println!("{from} to {to}: longest silence {} ms; {}", client.longest_gap().as_millis(), said(&moved).trim());
         let heir = eventually("the target is primary", || lab.primary(VM).ok_or("none".to_owned()));
