@@ -196,7 +196,7 @@ pub async fn promote(
     let taken = replica.take(from).await?;
     let assembly = Arc::clone(assembly);
     let go_on = move || {
-        let ReplicaParts { mut machine, disk, blank, .. } = taken.parts;
+        let ReplicaParts { machine, disk, blank, .. } = taken.parts;
         drop(blank);
         let disk = match disk.and_then(Arc::into_inner) {
             Some(replica) => {
@@ -206,12 +206,11 @@ pub async fn promote(
             }
             None => None,
         };
-        machine.load_devices(&taken.devices)?;
         if let Some(card) = &card {
             card.restore(taken.learned);
             card.set_mode(assembly.mode());
         }
-        let parts = primary::Parts { machine, disk, nic: card.clone() };
+        let parts = primary::Parts { machine, disk, nic: card.clone(), devices: Some(taken.devices) };
         let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events)?;
         if let Some(card) = card {
             card.announce();
@@ -238,6 +237,6 @@ pub fn boot(assembly: &Assembly, term: u64, events: mpsc::UnboundedSender<Event>
     let mut machine = Machine::start(&config, MachineStart::Running)?;
     let _ = std::fs::remove_file(&config.ram_path);
     machine.stop()?;
-    let parts = primary::Parts { machine, disk, nic: Some(card) };
+    let parts = primary::Parts { machine, disk, nic: Some(card), devices: None };
     Primary::start(parts, assembly.settings(term, 1), events)
 }

@@ -109,6 +109,7 @@ impl Checkpoints {
         server: Option<BlockServer>,
         disk: Option<Disk>,
         nic: Option<Arc<Nic>>,
+        devices: Option<Bytes>,
         ram: &DistributedRam,
         (term, epoch): (u64, u64),
         load: Arc<Load>,
@@ -116,6 +117,10 @@ impl Checkpoints {
     ) -> Result<Self, HostError> {
         checkpointer.forget_written()?;
         let machine = checkpointer.machine_mut();
+        if let Some(devices) = devices {
+            // What devices write into memory while they are loaded is news to the other holders too.
+            machine.load_devices(&devices)?;
+        }
         let threads: Vec<i32> =
             machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
         let pid = machine.pid().try_into().unwrap_or(0);

@@ -37,6 +37,8 @@ pub(super) struct Parts {
     pub disk: Option<(Disk, BlockServer)>,
     /// Its network card.
     pub nic: Option<Arc<Nic>>,
+    /// The state of the devices from which it goes on; none when it boots.
+    pub devices: Option<Bytes>,
 }
 
 /// How the guest is checkpointed.
@@ -144,8 +146,17 @@ impl Primary {
         let (orders, receiver) = channel();
         let at = (settings.term, settings.epoch);
         let (disk_too, nic_too, load_too) = (disk.clone(), nic.clone(), Arc::clone(&load));
-        let mut worker =
-            Checkpoints::new(checkpointer, server, disk_too, nic_too, &settings.ram, at, load_too, events.clone())?;
+        let mut worker = Checkpoints::new(
+            checkpointer,
+            server,
+            disk_too,
+            nic_too,
+            parts.devices,
+            &settings.ram,
+            at,
+            load_too,
+            events.clone(),
+        )?;
         let life = move || {
             let done = worker.run(&receiver);
             // QEMU, the block server and the disk go before it is said that they are gone.

@@ -31,6 +31,9 @@ use crate::machine::{GuestMemory, Machine};
 /// Unpacked bytes that one batch of pages may have, against frames that promise too much.
 const UNPACKED_MAX: usize = 1 << 30;
 
+/// After so many epochs the disk's journal is worked off, so that little is left to do at a promotion.
+const MAINTAIN_EVERY: u64 = 16;
+
 /// What a copy is made of at first: all of it empty.
 pub(super) struct Parts {
     /// The machine's name.
@@ -80,6 +83,7 @@ impl Replica {
             state: State::Empty,
             devices: Bytes::new(),
             learned: Bytes::new(),
+            commits: 0,
         };
         thread::Builder::new()
             .name("replica".into())
@@ -119,6 +123,8 @@ struct Worker {
     state: State,
     devices: Bytes,
     learned: Bytes,
+    /// Epochs committed to the disk.
+    commits: u64,
 }
 
 impl Worker {
@@ -281,7 +287,11 @@ impl Worker {
         let epoch = DiskEpoch::decode(words).map_err(|error| error.to_string())?;
         let done = match &mut self.state {
             State::Syncing { disk: Some(disk), .. } => disk.epoch(term, epoch),
-            _ => replica.commit(term, &epoch).map(drop),
+            _ => {
+                self.commits += 1;
+                let tidy = self.commits.is_multiple_of(MAINTAIN_EVERY);
+                replica.commit(term, &epoch).and_then(|_| if tidy { replica.maintain() } else { Ok(()) })
+            }
         };
         done.map_err(|error| super::chain(&error))
     }
