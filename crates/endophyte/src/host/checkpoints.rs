@@ -239,6 +239,11 @@ impl Checkpoints {
         if on == self.protected {
             return Ok(());
         }
+        if on {
+            // A backup that holds the last epoch from before must not take the next one for its successor: what the guest
+            // did in between is in neither. The number that is left out shows it the gap.
+            self.epoch += 1;
+        }
         if let Some(disk) = &self.disk {
             if on { disk.protect(crate::disk::Protection::new(self.term, self.epoch))? } else { disk.unprotect()? }
         }
