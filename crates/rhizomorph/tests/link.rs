@@ -137,9 +137,11 @@ async fn a_connection_that_stands_still_holds_nothing_up() {
     proxies[0].set(Mood::Stalled);
     drink_some(&ends.far, 20, 70).await;
     sending.await.unwrap().unwrap();
+    // On a fast machine all was there before anybody noticed.
+    let stalled = || ends.near.stats().connections.iter().filter(|c| c.state == PathState::Stalled).count();
+    until("one is known to stand still", || stalled() == 1).await;
     let stats = ends.near.stats();
     assert_eq!(stats.connections.len(), 3, "it was not lost: {stats:?}");
-    assert_eq!(stats.connections.iter().filter(|c| c.state == PathState::Stalled).count(), 1, "{stats:?}");
     assert!(stats.connections.iter().any(|c| c.resent_chunks > 0), "{stats:?}");
     assert!(serde_json::to_string(&stats).unwrap().contains("\"state\":\"stalled\""));
     // It moves again, and takes part again.
