@@ -36,6 +36,8 @@ pub(crate) enum Ended {
     LinkClosed,
     #[error("nothing was heard for too long")]
     Silent,
+    #[error("another connection took its place")]
+    Retired,
     #[error("transport failed")]
     Io(#[from] io::Error),
     #[error("TLS failed")]
@@ -117,6 +119,9 @@ impl Driver {
             }
             if self.connection.doomed.load(Relaxed) {
                 return Err(Ended::Silent);
+            }
+            if self.connection.retired.load(Relaxed) {
+                return Err(Ended::Retired);
             }
             let filled = self.fill()?;
             let wrote = self.write()?;

@@ -22,7 +22,8 @@
 //!   [`Options::receive_window`] (or one message, if that is longer) on the receiving one, where the application must
 //!   take messages for more to come.
 //! * **Faults**: a connection whose bytes were altered fails TLS and is dropped; one that stands still loses its share
-//!   until it moves again; one that is silent for [`Options::dead_after`] is dropped and dialled again.
+//!   until it moves again; one that is silent for [`Options::dead_after`] is dropped and dialled again, over whatever
+//!   addresses work, and goes back to its own as soon as those do.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -51,6 +52,7 @@ mod greet;
 mod identity;
 mod link;
 mod listener;
+mod pairs;
 mod shared;
 mod stats;
 

@@ -58,10 +58,20 @@ pub(crate) struct Connection {
     pub report: AtomicBool,
     pub ping: AtomicBool,
     pub doomed: AtomicBool,
+    /// Another connection has taken its place.
+    pub retired: AtomicBool,
     pub received_bytes: AtomicU64,
     pub received_chunks: AtomicU64,
     heard_us: AtomicU64,
     pinged_us: AtomicU64,
+}
+
+impl Connection {
+    /// Ends a connection that another has replaced.
+    pub fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        self.wake.notify_one();
+    }
 }
 
 impl Shared {
@@ -129,6 +139,7 @@ impl Shared {
             report: AtomicBool::new(false),
             ping: AtomicBool::new(true),
             doomed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             received_bytes: AtomicU64::new(0),
             received_chunks: AtomicU64::new(0),
             heard_us: AtomicU64::new(micros(now)),

@@ -43,13 +43,20 @@ pub async fn link_through(
 }
 
 /// Waits for a condition.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub async fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_or(what, condition, String::new).await;
+}
+
+/// Waits for a condition; says how things stand if it never comes.
+pub async fn until_or(what: &str, mut condition: impl FnMut() -> bool, state: impl FnOnce() -> String) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    if tokio::time::timeout(Duration::from_secs(60), wait).await.is_err() {
+        panic!("never: {what} {}", state());
+    }
 }
 
 /// Bytes that differ from message to message and from place to place.
