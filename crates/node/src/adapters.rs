@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::PodSpec;
+use mycelium_api::error::chain;
 use mycelium_image::{Credentials, Image, Images, PrunePolicy, PullErrorKind, PullOptions};
 use mycelium_net::Network;
 
@@ -20,16 +21,6 @@ const DISK_HIGH_PERCENT: u8 = 85;
 const DISK_LOW_PERCENT: u8 = 80;
 /// An image that was used less than this ago stays.
 const IMAGE_AGE_MIN: Duration = Duration::from_secs(120);
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
 
 /// The pod's own logins, then the machine's (`docker login` writes them to the home of root).
 fn logins(secrets: &[PullSecret], home: &Path) -> Credentials {

@@ -37,8 +37,7 @@ pub mod sync;
 #[cfg(test)]
 mod sync_tests;
 
-use std::fmt;
-
+use crate::group::Position;
 pub use epoch::{DecodeError, DiskEpoch, Payload, Write};
 pub use error::{DiskError, Result};
 pub use log::WriteLog;
@@ -49,21 +48,6 @@ pub use storage::{DiskFile, Storage};
 
 /// The unit of hashing, of copying and of the map of differences.
 pub const BLOCK: u64 = 64 * 1024;
-
-/// A point in a replicated disk's history. Epochs go on over terms; a new primary starts a new term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// The reign of one primary.
-    pub term: u64,
-    /// The last whole epoch.
-    pub epoch: u64,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of term {}", self.epoch, self.term)
-    }
-}
 
 /// The names of the files in a VM's folder.
 mod names {

@@ -1,6 +1,7 @@
 //! What the members of a group agree on: positions, quorums, configurations, and what each keeps on disk.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,12 @@ pub struct Position {
     pub term: u64,
     /// The epoch; grows by one, and carries on after a promotion.
     pub epoch: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of term {}", self.epoch, self.term)
+    }
 }
 
 impl Position {

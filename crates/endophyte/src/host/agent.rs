@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mycelium_api::error::chain;
 use mycelium_rhizomorph::Link;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,7 +29,7 @@ use super::primary::{Captured, Job, Primary, Sent};
 use super::replica::{Replica, Reply};
 use super::stream::{Outbox, StreamMessage};
 use super::sync::{MemorySync, SyncStep};
-use super::{HostError, Place, chain};
+use super::{HostError, Place};
 use crate::egress::Mode;
 use crate::group::{Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
 use crate::throttle::Reservation;
@@ -108,7 +109,7 @@ enum Part {
     /// A copy is being prepared.
     Preparing,
     /// A copy.
-    Backup { replica: Replica, card: Option<Arc<crate::egress::Nic>> },
+    Backup { replica: Replica, card: Arc<crate::egress::Nic> },
     /// The guest is about to run here.
     Starting,
     /// The guest runs here.
@@ -144,7 +145,8 @@ pub(super) struct Agent {
     part: Part,
     peers: BTreeMap<String, Peer>,
     book: Book,
-    witnesses: BTreeSet<String>,
+    /// Whether the guest that runs here was told to be checkpointed.
+    protected: Option<bool>,
     /// Addresses of hosts that are to join, and whether as witnesses.
     wanted: BTreeMap<Vec<SocketAddr>, bool>,
     dialler: Dialler,
@@ -208,7 +210,7 @@ impl Agent {
             part: Part::None,
             peers: BTreeMap::new(),
             book,
-            witnesses: BTreeSet::new(),
+            protected: None,
             wanted,
             dialler,
             events: events.clone(),
@@ -288,9 +290,7 @@ impl Agent {
             }
             Output::Release { through } => {
                 if let Part::Primary(primary) = &self.part {
-                    if let Some(nic) = &primary.nic {
-                        nic.release(through);
-                    }
+                    primary.nic.release(through);
                     if let Some(after) = self.history.released(through) {
                         primary.acknowledged(after);
                     }
@@ -356,8 +356,7 @@ impl Agent {
 
     /// Whether checkpoints are needed, and what becomes of the guest's frames.
     fn adjust(&mut self) {
-        let Part::Primary(primary) = &self.part else { return };
-        let Some(config) = self.member.durable().proposal.as_ref().map(|proposal| &proposal.config) else { return };
+        let (Part::Primary(primary), Some(config)) = (&self.part, self.config()) else { return };
         let linked = self.peers.keys().any(|name| config.data.contains(name.as_str()));
         let protected = linked || !config.holders.is_empty();
         let mode = match (protected, config.rules.output) {
@@ -365,31 +364,27 @@ impl Agent {
             _ if self.open => Mode::BestEffort,
             _ => Mode::OutputCommit,
         };
-        if let Some(nic) = &primary.nic {
-            if mode == Mode::BestEffort {
-                nic.set_lease(Duration::from_micros(self.lease_us));
-            }
-            if nic.mode() != mode {
-                nic.set_mode(mode);
-            }
+        if mode == Mode::BestEffort {
+            primary.nic.set_lease(Duration::from_micros(self.lease_us));
         }
-        primary.protect(protected);
+        if primary.nic.mode() != mode {
+            primary.nic.set_mode(mode);
+        }
+        if self.protected != Some(protected) {
+            primary.protect(protected);
+            self.protected = Some(protected);
+        }
     }
 
     /// Gives back the room of epochs that every backup in sync holds, and lets go of a backup that cannot keep up.
     fn settle_buffer(&mut self) {
-        if self.syncs.values().any(|sync| sync.whole) {
-            let group = self.member.status(now_us());
-            let held = |name: &str| group.peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
-            self.syncs.retain(|name, sync| !(sync.whole && held(name)));
-        }
-        if let Some((first, _)) = self.under_way.front() {
-            let group = self.member.status(now_us());
-            let held = group.peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
+        if !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole) {
+            let peers = self.member.status(now_us()).peers;
+            let holds = |name: &str| peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
+            self.syncs.retain(|name, sync| !(sync.whole && holds(name)));
+            let held = peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
             let safe = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).min().unwrap_or(u64::MAX);
-            if *first <= safe {
-                self.under_way.retain(|(epoch, _)| *epoch > safe);
-            }
+            self.under_way.retain(|(epoch, _)| *epoch > safe);
         }
         let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
         let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());
@@ -484,30 +479,25 @@ impl Agent {
     // --- Primary ------------------------------------------------------------------------------------------------
 
     fn begin_sync(&mut self, name: &str) {
-        let Some(peer) = self.peers.get(name) else { return self.input_later(Input::SyncFailed(name.into())) };
+        let Some(peer) = self.peers.get(name) else {
+            // Not at once: outputs are being carried out.
+            let message = StreamMessage::Failed { reason: "it is not linked".into() };
+            let _ = self.events.send(Event::Answer { from: name.to_owned(), message });
+            return;
+        };
         if self.syncs.get(name).is_some_and(|sync| !sync.whole) {
             // A late heartbeat made it look lost; the copying goes on over the same link. One whose copy was sent whole
             // asks for another: it did not become a holder before this host was elected again.
             return;
         }
         self.next_number += 1;
-        let (id, seed) = (self.next_number, super::random());
+        let (id, seed) = (self.next_number, self.place.clock.random());
         peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
         self.syncs.insert(
             name.to_owned(),
             Syncing { id, seed, progress: 0.0, whole: false, disk: DiskPart::Waiting(Vec::new()) },
         );
         self.history.note(&format!("{name} is being brought in sync"));
-    }
-
-    /// For inputs that come up while outputs are carried out.
-    fn input_later(&self, input: Input) {
-        if let Input::SyncFailed(name) = input {
-            let _ = self.events.send(Event::Answer {
-                from: name.to_string(),
-                message: StreamMessage::Failed { reason: "it is not linked".into() },
-            });
-        }
     }
 
     fn drop_sync(&mut self, name: &str) {
@@ -637,8 +627,8 @@ impl Agent {
             Ok(primary) if self.member.live_since().is_some() => {
                 self.history.started();
                 self.part = Part::Primary(primary);
-                let names: Vec<String> = self.peers.keys().cloned().collect();
-                names.iter().for_each(|name| self.invite(name));
+                self.protected = None;
+                self.invite_all();
                 self.adjust();
             }
             Ok(primary) => {

@@ -14,9 +14,10 @@ use super::replica::{Parts as ReplicaParts, Replica};
 use super::status::Status;
 use super::{HostError, Place};
 use crate::disk::{BlockServer, Disk, Replica as DiskReplica, ReplicaOptions};
-use crate::egress::{Mode, Nic, NicConfig, Port};
+use crate::egress::{Limits, Mode, Nic, NicConfig, Port};
 use crate::group::{Alone, OutputMode, Policy, Position, Rules};
 use crate::machine::{Boot, GuestMemory, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart};
+use crate::throttle::Shares;
 
 /// The kernel that a machine boots, in its folder.
 pub const KERNEL: &str = "kernel";
@@ -24,8 +25,11 @@ pub const KERNEL: &str = "kernel";
 pub const INITRD: &str = "initrd";
 /// The seed for cloud-init.
 pub const SEED: &str = "seed.img";
-/// A share of the buffer for copies of pages as they were last sent, so that differences can be sent.
-const CACHE_SHARE: u64 = 4;
+
+/// What a card may hold however small the buffer is.
+const CARD_LEAST: usize = 1 << 20;
+/// What becomes of the frames of a guest that begins to run: until the group says otherwise, nothing leaves.
+const AT_FIRST: Mode = Mode::OutputCommit;
 
 /// A machine as it is to be on this host.
 pub(super) struct Assembly {
@@ -44,7 +48,7 @@ pub(super) struct Learned {
 /// A copy that waits, and the card it will have.
 pub(super) struct Standby {
     pub parts: ReplicaParts,
-    pub card: Option<Arc<Nic>>,
+    pub card: Arc<Nic>,
 }
 
 /// Tells the content of a file from others.
@@ -109,7 +113,11 @@ impl Assembly {
             cpu_pinning: spec.performance_config.cpu_pinning,
             huge_pages: spec.performance_config.huge_pages,
             console_log: Some(self.place.paths.file("console.log")),
-            ram_path: PathBuf::from(format!("/dev/shm/mycelium-{}-{:016x}.ram", self.place.vm, super::random())),
+            ram_path: PathBuf::from(format!(
+                "/dev/shm/mycelium-{}-{:016x}.ram",
+                self.place.vm,
+                self.place.clock.random()
+            )),
             ..MachineConfig::new(self.place.vm.clone(), self.document.memory_bytes(), self.run_dir())
         }
     }
@@ -123,8 +131,16 @@ impl Assembly {
     fn card(&self) -> Result<Arc<Nic>, HostError> {
         let port = Port::open(&self.document.spec.vm_spec.network_config.attachment)?;
         let socket = self.run_dir().join("nic.sock");
-        let config = NicConfig { mode: Mode::Standby, ..NicConfig::new(socket, port, self.document.mac()) };
+        let share = usize::try_from(Shares::of(self.document.buffer_bytes()).egress).unwrap_or(usize::MAX);
+        let limits = Limits { bytes: share.max(CARD_LEAST), ..Limits::default() };
+        let config = NicConfig { mode: Mode::Standby, limits, ..NicConfig::new(socket, port, self.document.mac()) };
         Ok(Arc::new(Nic::start(config)?))
+    }
+
+    /// A disk and the server that QEMU talks to.
+    fn serve(&self, disk: Disk) -> Result<(Disk, BlockServer), HostError> {
+        let server = disk.serve(&self.disk_socket())?;
+        Ok((disk, server))
     }
 
     fn settings(&self, term: u64, epoch: u64) -> primary::Settings {
@@ -133,14 +149,9 @@ impl Assembly {
             term,
             epoch,
             ram: self.document.spec.distributed_ram.clone(),
-            buffer_bytes: self.document.buffer_bytes(),
-            cache_bytes: usize::try_from(self.document.buffer_bytes() / CACHE_SHARE).unwrap_or(usize::MAX),
+            shares: Shares::of(self.document.buffer_bytes()),
+            seed: self.place.clock.random(),
         }
-    }
-
-    fn mode(&self) -> Mode {
-        // Until the group says otherwise, nothing leaves.
-        Mode::OutputCommit
     }
 
     /// How much replication may hold in memory.
@@ -169,10 +180,9 @@ pub fn stand_by(assembly: &Assembly) -> Result<Standby, HostError> {
     let blank = blank_disk(assembly)?;
     let card = assembly.card()?;
     let memory = GuestMemory::create(&config.ram_path, config.memory_bytes)?;
-    let _ = std::fs::remove_file(&config.ram_path);
     let machine = Machine::start_with(&config, MachineStart::Paused, &memory)?;
     let parts = ReplicaParts { vm: assembly.place.vm.clone(), memory, machine, disk, blank };
-    Ok(Standby { parts, card: Some(card) })
+    Ok(Standby { parts, card })
 }
 
 /// What a waiting QEMU is connected to: it looks at its disk's size, and reads nothing that matters.
@@ -188,7 +198,7 @@ fn blank_disk(assembly: &Assembly) -> Result<Option<BlockServer>, HostError> {
 pub async fn promote(
     assembly: &Arc<Assembly>,
     replica: Replica,
-    card: Option<Arc<Nic>>,
+    card: Arc<Nic>,
     term: u64,
     from: Position,
     events: mpsc::UnboundedSender<Event>,
@@ -198,23 +208,14 @@ pub async fn promote(
     let go_on = move || {
         let ReplicaParts { machine, disk, blank, .. } = taken.parts;
         drop(blank);
-        let disk = match disk.and_then(Arc::into_inner) {
-            Some(replica) => {
-                let disk = replica.into_disk()?;
-                let server = disk.serve(&assembly.disk_socket())?;
-                Some((disk, server))
-            }
-            None => None,
-        };
-        if let Some(card) = &card {
-            card.restore(taken.learned);
-            card.set_mode(assembly.mode());
-        }
-        let parts = primary::Parts { machine, disk, nic: card.clone(), devices: Some(taken.devices) };
+        // The thread that filled it has ended, so nobody else has it.
+        let replica = disk.map(|disk| Arc::into_inner(disk).ok_or(HostError::ReplicaGone)).transpose()?;
+        let disk = replica.map(|replica| assembly.serve(replica.into_disk()?)).transpose()?;
+        card.restore(taken.learned);
+        card.set_mode(AT_FIRST);
+        let parts = primary::Parts { machine, disk, nic: Arc::clone(&card), devices: Some(taken.devices) };
         let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events)?;
-        if let Some(card) = card {
-            card.announce();
-        }
+        card.announce();
         Ok(primary)
     };
     tokio::task::spawn_blocking(go_on).await.map_err(|_| HostError::GuestGone)?
@@ -224,19 +225,12 @@ pub async fn promote(
 pub fn boot(assembly: &Assembly, term: u64, events: mpsc::UnboundedSender<Event>) -> Result<Primary, HostError> {
     assembly.make_run_dir()?;
     let config = assembly.config();
-    let disk = match assembly.setup.disk_bytes {
-        Some(size) => {
-            let disk = Disk::open(&assembly.place.paths.disk(), None, Some(size))?;
-            let server = disk.serve(&assembly.disk_socket())?;
-            Some((disk, server))
-        }
-        None => None,
-    };
+    let open = |size| assembly.serve(Disk::open(&assembly.place.paths.disk(), None, Some(size))?);
+    let disk = assembly.setup.disk_bytes.map(open).transpose()?;
     let card = assembly.card()?;
-    card.set_mode(assembly.mode());
+    card.set_mode(AT_FIRST);
     let mut machine = Machine::start(&config, MachineStart::Running)?;
-    let _ = std::fs::remove_file(&config.ram_path);
     machine.stop()?;
-    let parts = primary::Parts { machine, disk, nic: Some(card), devices: None };
+    let parts = primary::Parts { machine, disk, nic: card, devices: None };
     Primary::start(parts, assembly.settings(term, 1), events)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mycelium_api::endophyte::DistributedRam;
+use mycelium_api::error::chain;
 use tokio::sync::{mpsc, oneshot};
 
 use super::HostError;
@@ -20,7 +21,7 @@ use crate::disk::{BlockServer, Disk, DiskEpoch};
 use crate::egress::Nic;
 use crate::machine::{Capture, Checkpointer};
 use crate::throttle::{
-    Buffer, EpochController, EpochInputs, EpochLimits, Governor, Pressure, Reservation, VcpuThrottle,
+    Buffer, EpochController, EpochInputs, EpochLimits, Governor, Pressure, Reservation, Shares, VcpuThrottle,
 };
 
 /// Checkpoints that may wait to be encoded; the guest is not stopped for more.
@@ -45,9 +46,9 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub fn new(buffer_bytes: u64) -> Arc<Self> {
+    pub fn new(shares: Shares) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        let buffer = Buffer::new(buffer_bytes);
+        let buffer = Buffer::new(shares);
         Arc::new(Self { buffer, ack_us: zero(), length_us: zero(), throttle: zero(), emergency_pauses: zero() })
     }
 
@@ -56,10 +57,8 @@ impl Load {
         self.buffer.level().epochs
     }
 
-    fn fill(&self, nic: Option<&Nic>) -> f64 {
-        if let Some(nic) = nic {
-            self.buffer.set_egress(nic.stats().queued_bytes);
-        }
+    fn fill(&self, nic: &Nic) -> f64 {
+        self.buffer.set_egress(nic.stats().queued_bytes);
         self.buffer.fill()
     }
 
@@ -81,7 +80,7 @@ pub(super) struct Checkpoints {
     /// Goes when the guest goes.
     _server: Option<BlockServer>,
     disk: Option<Disk>,
-    nic: Option<Arc<Nic>>,
+    nic: Arc<Nic>,
     events: mpsc::UnboundedSender<Event>,
     epoch: u64,
     term: u64,
@@ -89,7 +88,6 @@ pub(super) struct Checkpoints {
     governor: Governor,
     throttle: VcpuThrottle,
     load: Arc<Load>,
-    inputs: EpochInputs,
     last: Duration,
     protected: bool,
     /// Whether it was said that checkpoints are wanted, or that they are not; before that nobody would take them.
@@ -108,7 +106,7 @@ impl Checkpoints {
         mut checkpointer: Checkpointer,
         server: Option<BlockServer>,
         disk: Option<Disk>,
-        nic: Option<Arc<Nic>>,
+        nic: Arc<Nic>,
         devices: Option<Bytes>,
         ram: &DistributedRam,
         (term, epoch): (u64, u64),
@@ -144,7 +142,6 @@ impl Checkpoints {
             governor: Governor::new(ram),
             throttle,
             load,
-            inputs: EpochInputs::default(),
             last: monotonic(),
             protected: true,
             begun: false,
@@ -187,7 +184,7 @@ impl Checkpoints {
         let outcome = match order {
             Order::Protect(on) => self.protect(on),
             Order::Sync(sync) => {
-                self.begin(*sync);
+                self.syncs.push(*sync);
                 Ok(())
             }
             Order::EndSync(id) => {
@@ -210,7 +207,7 @@ impl Checkpoints {
     fn failed(&mut self, error: &HostError) {
         let event = match self.ended_meanwhile(error) {
             Some(clean) => Event::GuestEnded { clean },
-            None => Event::GuestFailed { reason: super::chain(error) },
+            None => Event::GuestFailed { reason: chain(error) },
         };
         let _ = self.events.send(event);
     }
@@ -255,14 +252,9 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn begin(&mut self, sync: MemorySync) {
-        self.syncs.retain(|other| other.id != sync.id);
-        self.syncs.push(sync);
-    }
-
     /// One epoch's end: a checkpoint, unless the buffer is full.
     fn turn(&mut self) -> Result<(), HostError> {
-        let pressure = self.governor.update(self.load.fill(self.nic.as_deref()));
+        let pressure = self.governor.update(self.load.fill(&self.nic));
         self.load.tell(pressure.intensity());
         match pressure {
             Pressure::Paused if !self.held => {
@@ -291,16 +283,13 @@ impl Checkpoints {
         let now = monotonic();
         let ran = now.saturating_sub(self.last).as_secs_f64().max(1e-3);
         self.last = now;
-        self.inputs = EpochInputs {
+        let inputs = EpochInputs {
             dirty_bytes_per_s: (capture.pages.len() * PAGE) as f64 / ran,
             pause: capture.timing.total,
             ack: Duration::from_micros(self.load.ack_us.load(Ordering::Relaxed)),
-            egress_age: self
-                .nic
-                .as_ref()
-                .map_or(Duration::ZERO, |nic| Duration::from_micros(nic.stats().oldest_queued_us)),
+            egress_age: Duration::from_micros(self.nic.stats().oldest_queued_us),
         };
-        self.control.next(&self.inputs);
+        self.control.next(&inputs);
         self.load.length_us.store(self.control.current().as_micros() as u64, Ordering::Relaxed);
     }
 
@@ -324,10 +313,8 @@ impl Checkpoints {
         let mut sealed: Result<Option<DiskEpoch>, HostError> = Ok(None);
         let mut network = Bytes::new();
         let mut at_stop = || {
-            if let Some(nic) = &self.nic {
-                sealed = nic.seal(epoch).map(|_| None).map_err(HostError::from);
-                network = nic.learned().to_bytes().into();
-            }
+            sealed = self.nic.seal(epoch).map(|_| None).map_err(HostError::from);
+            network = self.nic.learned().to_bytes().into();
             if let Some(disk) = self.disk.as_ref().filter(|_| sealed.is_ok()) {
                 sealed = disk.seal(epoch).map(Some).map_err(HostError::from);
             }

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use bytes::Bytes;
+use mycelium_api::error::chain;
 
 use super::HostError;
 use super::stream::{Outbox, StreamMessage};
@@ -35,7 +36,7 @@ impl DiskSource {
             .name("disk-source".into())
             .spawn(move || {
                 if let Err(error) = run(source, id, &receiver, &outbox) {
-                    tracing::warn!(error = super::chain(&error), "a backup's disk cannot be brought in sync");
+                    tracing::warn!(error = chain(&error), "a backup's disk cannot be brought in sync");
                 }
             })
             .map_err(HostError::Thread)?;

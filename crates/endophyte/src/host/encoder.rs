@@ -22,9 +22,9 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub fn new(settings: Settings, pages: u64, events: mpsc::UnboundedSender<Event>) -> Self {
-        let seed = super::random();
-        let encoder =
-            PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, settings.cache_bytes, seed) });
+        let seed = settings.seed;
+        let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
+        let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, cache_bytes, seed) });
         let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
         Self { settings, pages, encoder, base, events }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mycelium_api::error::chain;
 use mycelium_rhizomorph::{Identity, Link, LinkConfig, Priority};
 use tokio::sync::mpsc;
 
@@ -53,14 +54,14 @@ impl Peer {
 pub(super) async fn greet(link: &Link, hello: &Hello) -> Result<Hello, String> {
     let words = Notice::Hello(hello.clone()).encode();
     let sent = link.send(channel::NOTICE, Priority::Urgent, vec![words.into()]).await;
-    sent.map_err(|error| super::chain(&error))?;
+    sent.map_err(|error| chain(&error))?;
     hear_hello(link).await
 }
 
 /// Waits for the first message of a link.
 pub(super) async fn hear_hello(link: &Link) -> Result<Hello, String> {
     let message = tokio::time::timeout(HELLO_TIME, link.recv()).await;
-    let message = message.map_err(|_| "it said nothing".to_owned())?.map_err(|error| super::chain(&error))?;
+    let message = message.map_err(|_| "it said nothing".to_owned())?.map_err(|error| chain(&error))?;
     match (message.channel, Notice::decode(&message.payload)?) {
         (channel::NOTICE, Notice::Hello(hello)) => Ok(hello),
         (channel, _) => Err(format!("it did not introduce itself but spoke on channel {channel}")),
@@ -98,7 +99,7 @@ async fn pump(link: Link, number: u64, events: mpsc::UnboundedSender<Event>) {
         let message = match link.recv().await {
             Ok(message) => message,
             Err(error) => {
-                let _ = events.send(Event::LinkClosed { peer: from, number, reason: super::chain(&error) });
+                let _ = events.send(Event::LinkClosed { peer: from, number, reason: chain(&error) });
                 return;
             }
         };
@@ -141,12 +142,14 @@ impl Dialler {
         Self { identity, template, events, dialling: BTreeMap::new() }
     }
 
-    /// Dials these addresses of one host until it answers. Does nothing while that is going on.
+    /// Whether these addresses can be dialled, and are not being dialled already.
+    pub fn is_free(&self, addresses: &[SocketAddr]) -> bool {
+        !addresses.is_empty() && self.dialling.get(addresses).is_none_or(|task| task.is_finished())
+    }
+
+    /// Dials these addresses of one host until it answers.
     pub fn dial(&mut self, addresses: Vec<SocketAddr>, hello: Arc<Hello>) {
         self.dialling.retain(|_, task| !task.is_finished());
-        if addresses.is_empty() || self.dialling.contains_key(&addresses) {
-            return;
-        }
         let config = LinkConfig { remote: addresses.clone(), ..self.template.clone() };
         let task = tokio::spawn(dial(config, self.identity.clone(), hello, self.events.clone()));
         self.dialling.insert(addresses, task);
@@ -164,7 +167,7 @@ async fn dial(config: LinkConfig, identity: Identity, hello: Arc<Hello>, events:
     loop {
         let outcome = match Link::connect(config.clone(), identity.clone()).await {
             Ok(link) => greet(&link, &hello).await.map(|theirs| (link, theirs)),
-            Err(error) => Err(super::chain(&error)),
+            Err(error) => Err(chain(&error)),
         };
         match outcome {
             Ok((link, hello)) => {

@@ -138,7 +138,7 @@ pub enum HostError {
     #[error("the copy of the machine is gone")]
     ReplicaGone,
     /// The copy is at another epoch than the group thinks.
-    #[error("the copy is at epoch {} of term {}, not at {} of term {}", .held.epoch, .held.term, .wanted.epoch, .wanted.term)]
+    #[error("the copy is at epoch {held}, not at {wanted}")]
     ReplicaAt {
         /// Where it is.
         held: Position,
@@ -202,27 +202,4 @@ pub fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
         all.extend(found);
     }
     Ok(all)
-}
-
-/// An error and its causes as one sentence.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// A number that nobody can guess.
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    // Cannot fail for eight bytes once the kernel's pool is filled, which is long before this runs.
-    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-    u64::from_ne_bytes(bytes)
 }

@@ -27,7 +27,7 @@ use super::sync::{MemorySync, SyncStep};
 use crate::disk::{BlockServer, Disk, DiskEpoch};
 use crate::egress::{Mode, Nic};
 use crate::machine::{Capture, Checkpointer, Machine};
-use crate::throttle::Reservation;
+use crate::throttle::{Reservation, Shares};
 
 /// What a running guest is made of.
 pub(super) struct Parts {
@@ -36,7 +36,7 @@ pub(super) struct Parts {
     /// Its disk, and the server that QEMU talks to.
     pub disk: Option<(Disk, BlockServer)>,
     /// Its network card.
-    pub nic: Option<Arc<Nic>>,
+    pub nic: Arc<Nic>,
     /// The state of the devices from which it goes on; none when it boots.
     pub devices: Option<Bytes>,
 }
@@ -52,10 +52,10 @@ pub(super) struct Settings {
     pub epoch: u64,
     /// Epoch lengths, buffer and throttling.
     pub ram: DistributedRam,
-    /// Bytes of the replication buffer.
-    pub buffer_bytes: u64,
-    /// Bytes for copies of pages as they were last sent.
-    pub cache_bytes: usize,
+    /// Parts of the replication buffer.
+    pub shares: Shares,
+    /// Makes this primary's page hashes its own.
+    pub seed: u64,
 }
 
 /// A checkpoint on its way to the backups.
@@ -119,7 +119,7 @@ pub(super) struct Primary {
     orders: Sender<Order>,
     jobs: Sender<Job>,
     /// The guest's card.
-    pub nic: Option<Arc<Nic>>,
+    pub nic: Arc<Nic>,
     /// The guest's disk.
     pub disk: Option<Disk>,
     /// Pages of the guest's memory.
@@ -142,7 +142,7 @@ impl Primary {
         let about = (parts.machine.version().to_owned(), accelerator.to_owned());
         let checkpointer = Checkpointer::new(parts.machine)?;
         let server = parts.disk.take().map(|(_, server)| server);
-        let load = Load::new(settings.buffer_bytes);
+        let load = Load::new(settings.shares);
         let (orders, receiver) = channel();
         let at = (settings.term, settings.epoch);
         let (disk_too, nic_too, load_too) = (disk.clone(), nic.clone(), Arc::clone(&load));
@@ -182,12 +182,11 @@ impl Primary {
         status.epochs.length_ms = self.load.length_us.load(Ordering::Relaxed) as f64 / 1000.0;
         status.buffer.emergency_pauses = self.load.emergency_pauses.load(Ordering::Relaxed);
         status.buffer.bytes += self.load.bytes();
-        let Some(nic) = &self.nic else { return };
-        let stats = nic.stats();
+        let stats = self.nic.stats();
         status.egress.held_frames = stats.queued_frames;
         status.egress.released_frames = stats.released_frames;
         status.egress.ingress_frames = stats.ingress_frames;
-        status.egress.mode = match nic.mode() {
+        status.egress.mode = match self.nic.mode() {
             Mode::OutputCommit => "output-commit",
             Mode::BestEffort => "at-once",
             Mode::Standby => "standby",
@@ -238,9 +237,7 @@ impl Primary {
 
     /// Ends the guest at once. What belongs to it is free again when this returns.
     pub async fn stop(self) {
-        if let Some(nic) = &self.nic {
-            nic.fence();
-        }
+        self.nic.fence();
         let (sender, receiver) = oneshot::channel();
         let _ = self.orders.send(Order::Stop(sender));
         drop((self.disk, self.nic, self.orders, self.jobs));

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mycelium_api::endophyte::{EndophyteVM, LoadBalancing};
 use mycelium_api::env::Env;
+use mycelium_api::error::chain;
 use mycelium_rhizomorph::{Balancing, Link, LinkConfig, Listener, Options};
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +19,7 @@ use super::control;
 use super::links::hear_hello;
 use super::paths::{VmPaths, VmRoot};
 use super::status::Status;
-use super::{HostError, Place, addresses, chain, identity, metrics, random};
+use super::{HostError, Place, addresses, identity, metrics};
 use crate::disk::Disk;
 use crate::group::Durable;
 use crate::spec::Images;
@@ -53,7 +54,7 @@ impl HostOptions {
             identity: identity(&self.root, &self.name)?,
             link_template: template,
             listen,
-            incarnation: random(),
+            incarnation: self.clock.random(),
             witness,
             clock: self.clock.clone(),
         })

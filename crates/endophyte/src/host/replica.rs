@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use mycelium_api::error::chain;
 use tokio::sync::{mpsc, oneshot};
 
 use super::HostError;
@@ -244,7 +245,7 @@ impl Worker {
             return Ok(());
         }
         let message = DiskMessage::decode(bytes).map_err(|error| error.to_string())?;
-        disk.receive(message).map_err(|error| super::chain(&error))?;
+        disk.receive(message).map_err(|error| chain(&error))?;
         self.disk_words(reply)?;
         self.perhaps_follow();
         Ok(())
@@ -253,7 +254,7 @@ impl Worker {
     /// What the disk's copying has to say now.
     fn disk_words(&mut self, reply: &Reply) -> Result<(), String> {
         let State::Syncing { id, disk: Some(disk), .. } = &mut self.state else { return Ok(()) };
-        while let Some(message) = disk.poll().map_err(|error| super::chain(&error))? {
+        while let Some(message) = disk.poll().map_err(|error| chain(&error))? {
             let _ = reply.send(StreamMessage::Disk { id: *id, words: message.encode() }.encode());
         }
         Ok(())
@@ -261,16 +262,17 @@ impl Worker {
 
     fn commit(&mut self, at: Position) -> Result<(), String> {
         let State::Following { at: held, staged } = &mut self.state else { return Ok(()) };
-        let mut due = Vec::new();
+        // What the group did not want (out of order, of an earlier term) is passed over.
         while let Some((position, frame)) = staged.pop_front() {
-            // What the group did not want (out of order, of an earlier term) is passed over.
             if position == at {
-                due.push(frame);
-                break;
+                *held = at;
+                return self.apply(&frame);
             }
         }
-        *held = at;
-        due.iter().try_for_each(|frame| self.apply(frame))
+        if *held == at {
+            return Ok(());
+        }
+        Err(format!("epoch {at} is to be committed, which is not here"))
     }
 
     fn apply(&mut self, frame: &EpochFrame) -> Result<(), String> {
@@ -293,7 +295,7 @@ impl Worker {
                 replica.commit(term, &epoch).and_then(|_| if tidy { replica.maintain() } else { Ok(()) })
             }
         };
-        done.map_err(|error| super::chain(&error))
+        done.map_err(|error| chain(&error))
     }
 
     fn take(mut self, at: Position) -> Result<Taken, HostError> {

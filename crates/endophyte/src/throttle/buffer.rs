@@ -55,10 +55,10 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of this many bytes, empty.
-    pub fn new(bytes: u64) -> Arc<Self> {
+    /// A buffer divided like this, empty.
+    pub fn new(shares: Shares) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        Arc::new(Self { shares: Shares::of(bytes), epochs: zero(), egress: zero(), page_copies: zero() })
+        Arc::new(Self { shares, epochs: zero(), egress: zero(), page_copies: zero() })
     }
 
     /// How it is divided.
@@ -136,7 +136,7 @@ mod tests {
             bytes in (8_u64 << 20)..(1 << 40),
             steps in prop::collection::vec((0_u8..3, 0.0..0.6), 1..80),
         ) {
-            let buffer = Buffer::new(bytes);
+            let buffer = Buffer::new(Shares::of(bytes));
             let shares = buffer.shares();
             prop_assert_eq!(shares.page_copies + shares.egress + shares.epochs, bytes);
             let mut held: Vec<Reservation> = Vec::new();

@@ -15,15 +15,19 @@ const POWERDOWN_TIME: Duration = Duration::from_secs(90);
 impl Agent {
     /// A process that is to run the machine, and hears of nobody who does, starts it.
     pub(super) fn start_alone(&mut self) {
-        if !self.starts || self.member.live_since().is_some() || self.missing_files.contains("") {
+        if !self.starts || self.member.live_since().is_some() {
             return;
         }
-        let founding = self.config().is_some_and(|config| config.members().count() == 1);
         let waited = crate::clock::monotonic().saturating_sub(self.began) > ALONE_AFTER;
-        if founding || waited {
+        if self.is_founding() || waited {
             self.starts = false;
             self.commands.push_back((Command::Start, None));
         }
+    }
+
+    /// Whether the machine is this host's alone, and is to be started by it.
+    pub(super) fn is_founding(&self) -> bool {
+        self.starts && self.config().is_some_and(|config| config.members().count() == 1)
     }
 
     pub(super) fn next_command(&mut self) {
@@ -57,8 +61,7 @@ impl Agent {
             Request::Protect { backup } => match crate::host::addresses(&backup) {
                 Ok(addresses) => {
                     self.wanted.insert(addresses, false);
-                    let names: Vec<String> = self.peers.keys().cloned().collect();
-                    names.iter().for_each(|name| self.invite(name));
+                    self.invite_all();
                     call.finish(Ok(format!(
                         "{backup} is asked to join; `mycelium vm status` shows when it is in sync"
                     )

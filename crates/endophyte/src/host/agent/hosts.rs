@@ -37,6 +37,7 @@ impl Agent {
                 missing.push(addresses.clone());
             }
         }
+        missing.retain(|addresses| self.dialler.is_free(addresses));
         if missing.is_empty() {
             return;
         }
@@ -61,9 +62,6 @@ impl Agent {
         }
         let news = Book::from([(name.clone(), hello.listen.clone())]);
         let learned = book::merge(&mut self.book, &hello.book) | book::merge(&mut self.book, &news);
-        if hello.witness {
-            self.witnesses.insert(name.clone());
-        }
         if let Some(setup) = hello.setup.clone().filter(|_| self.setup.is_none()) {
             self.learn_setup(setup);
         }
@@ -82,6 +80,12 @@ impl Agent {
             self.share_book();
         }
         self.invite(&name);
+    }
+
+    /// Hosts that were asked to join, and are no members yet, join.
+    pub(super) fn invite_all(&mut self) {
+        let names: Vec<String> = self.peers.keys().cloned().collect();
+        names.iter().for_each(|name| self.invite(name));
     }
 
     /// A host that was asked to join, and is no member yet, joins.

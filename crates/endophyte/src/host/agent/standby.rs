@@ -1,14 +1,16 @@
 //! A host that holds a copy: learning what the machine is made of, preparing the copy.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use mycelium_api::error::chain;
 
 use super::{Agent, Event, Part};
 use crate::host::book::Setup;
 use crate::host::paths::write_whole;
 use crate::host::replica::Replica;
 use crate::host::stream::StreamMessage;
-use crate::host::{HostError, assembly, chain};
-use std::sync::Arc;
+use crate::host::{HostError, assembly};
 
 impl Agent {
     /// Takes note of what the machine is made of, and prepares a copy.
@@ -25,9 +27,8 @@ impl Agent {
     }
 
     pub(super) fn prepare(&mut self) {
-        let founding = self.starts && self.config().is_some_and(|config| config.members().count() == 1);
         let ready = self.missing_files.is_empty() && matches!(self.part, Part::None);
-        if self.place.witness || founding || !ready {
+        if self.place.witness || self.is_founding() || !ready {
             return;
         }
         let Some(assembly) = self.assembly.clone() else { return };
