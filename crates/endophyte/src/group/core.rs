@@ -27,8 +27,9 @@ pub(super) enum Data {
     Nothing,
     /// A whole epoch; `gap` when one after it was missed, so that it must be synced.
     Replica { held: Position, gap: bool },
-    /// The guest, since this member was elected in term `reign`; its last sealed epoch.
-    Live { reign: u64, sealed: Position },
+    /// The guest, since this member was elected in term `reign`; its last sealed epoch, and the last one whose output may
+    /// have left, in this reign or before.
+    Live { reign: u64, sealed: Position, released: u64 },
 }
 
 /// The part a member plays.
@@ -80,6 +81,8 @@ pub struct Core {
     pub(super) durable: Durable,
     pub(super) seen_term: u64,
     pub(super) data: Data,
+    /// Epochs that came before the configuration of their term did.
+    early: BTreeSet<Position>,
     pub(super) role: Role,
     /// The guest is paused for a migration.
     pub(super) paused: bool,
@@ -91,7 +94,8 @@ impl Core {
     /// what was acknowledged; normally none.
     pub fn new(me: Name, durable: Durable, held: Option<Position>, faults: Faults) -> Self {
         let data = held.map_or(Data::Nothing, |held| Data::Replica { held, gap: false });
-        Self { me, durable, seen_term: 0, data, role: Role::Follower { primary: None }, paused: false, faults }
+        let role = Role::Follower { primary: None };
+        Self { me, durable, seen_term: 0, data, early: BTreeSet::new(), role, paused: false, faults }
     }
 
     /// Its term.
@@ -223,6 +227,8 @@ impl Core {
             self.persist(out);
         }
         self.report_to_primary(out);
+        let due: Vec<_> = std::mem::take(&mut self.early).into_iter().filter(|at| at.term == term).collect();
+        due.into_iter().for_each(|at| self.arrived(at, out));
     }
 
     fn on_vote_request(&mut self, from: &Name, term: u64, out: &mut Vec<Output>) {
@@ -252,6 +258,11 @@ impl Core {
         let followed = matches!(self.role, Role::Follower { primary: Some(_) }) && at.term == self.durable.term;
         let Data::Replica { held, gap: false } = self.data else { return };
         let Some(config) = self.durable.proposal.as_ref().map(|proposal| &proposal.config) else { return };
+        if at.term >= self.durable.term && config.version.term < at.term {
+            // What belongs to a term may overtake its configuration.
+            self.early.insert(at);
+            return;
+        }
         if !(followed || late) || config.version.term != at.term || at <= held {
             return;
         }
@@ -273,6 +284,7 @@ impl Core {
 
     /// The replica is about to be written in place, or failed: it is not whole any more.
     pub fn replica_lost(&mut self, out: &mut Vec<Output>) {
+        self.early.clear();
         if let Data::Replica { .. } = self.data {
             self.data = Data::Nothing;
             self.report_to_primary(out);
@@ -282,19 +294,30 @@ impl Core {
     /// The replica is whole at a position.
     pub fn synced(&mut self, at: Position, out: &mut Vec<Output>) {
         if !matches!(self.data, Data::Live { .. }) {
+            self.early.clear();
             self.data = Data::Replica { held: at, gap: false };
             self.report_to_primary(out);
         }
     }
 
-    pub(super) fn start_guest(&mut self, out: &mut Vec<Output>) -> Position {
+    /// Starts the guest from what is held here, or goes on with the one that runs. Returns where the term begins; `last`
+    /// is the last epoch of a running guest that another member has.
+    pub(super) fn start_guest(&mut self, last: Option<Position>, out: &mut Vec<Output>) -> Position {
         let term = self.durable.term;
         let (base, start) = match self.data {
-            Data::Live { sealed, .. } => (sealed, None),
+            Data::Live { sealed, .. } => (last.unwrap_or(sealed), None),
             Data::Replica { held, .. } => (held, Some(Start::Promoted { from: held })),
             Data::Nothing => (Position::new(term, 0), Some(Start::Cold)),
         };
-        self.data = Data::Live { reign: term, sealed: base };
+        self.early.clear();
+        self.data = match self.data {
+            // What was sealed after the base is said again, as part of this term.
+            Data::Live { sealed, released, .. } if sealed.epoch > base.epoch => {
+                Data::Live { reign: term, sealed: Position::new(term, sealed.epoch), released }
+            }
+            Data::Live { released, .. } => Data::Live { reign: term, sealed: base, released },
+            _ => Data::Live { reign: term, sealed: base, released: base.epoch },
+        };
         match start {
             Some(from) => out.push(Output::StartGuest { term, from }),
             None if self.paused => out.push(Output::ResumeGuest),

@@ -116,7 +116,7 @@ impl Core {
 
     /// The guest's epoch is sealed.
     pub fn sealed(&mut self, epoch: u64, out: &mut Vec<Output>) {
-        if let Data::Live { reign, sealed } = &mut self.data {
+        if let Data::Live { reign, sealed, .. } = &mut self.data {
             *sealed = Position::new(*reign, epoch);
             self.advance(out);
         }
@@ -155,7 +155,7 @@ impl Core {
     }
 
     fn release(&mut self, out: &mut Vec<Output>) {
-        let Data::Live { sealed, .. } = self.data else { return };
+        let Data::Live { sealed, released, .. } = &mut self.data else { return };
         let Role::Primary(reign) = &mut self.role else { return };
         let mut in_force: Vec<_> = reign.settled.iter().chain(&reign.proposals).collect();
         if reign.settled.is_none() && !self.faults.has(Fault::ReleaseBeforeSettled) {
@@ -170,6 +170,7 @@ impl Core {
             && reign.released < Some(through)
         {
             reign.released = Some(through);
+            *released = through.max(*released);
             out.push(Output::Release { through });
         }
     }

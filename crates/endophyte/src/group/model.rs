@@ -136,7 +136,7 @@ impl Model for Group {
         };
         let first = members[0].as_mut().unwrap();
         first.role = Role::Primary(reign);
-        first.data = Data::Live { reign: 1, sealed: config.base };
+        first.data = Data::Live { reign: 1, sealed: config.base, released: 0 };
         vec![World {
             disks: vec![disk; names.len()],
             members,
@@ -279,7 +279,7 @@ impl World {
     fn seal(&mut self, at: usize, backups: usize, out: &mut Vec<Output>) -> usize {
         self.left.seals -= 1;
         let Some(core) = self.members[at].as_mut() else { return at };
-        let Data::Live { reign, sealed } = core.data else { return at };
+        let Data::Live { reign, sealed, .. } = core.data else { return at };
         core.sealed(sealed.epoch + 1, out);
         for to in (0..=backups).filter(|to| *to != at) {
             self.network.insert(Packet {
@@ -323,6 +323,13 @@ impl World {
                 (Output::BeginSync { peer, .. }, Some(Data::Live { sealed, .. })) => {
                     let load = Load::Sync(*sealed);
                     self.network.insert(Packet { from: actor, to: index(&peer), term: u64::MAX, load });
+                }
+                (Output::Resend { to, after }, Some(Data::Live { reign, sealed, .. })) => {
+                    for (to, epoch) in to.iter().flat_map(|to| (after + 1..=sealed.epoch).map(move |epoch| (to, epoch)))
+                    {
+                        let load = Load::Epoch(Position::new(*reign, epoch));
+                        self.network.insert(Packet { from: actor, to: index(to), term: *reign, load });
+                    }
                 }
                 _ => {}
             }
@@ -421,6 +428,7 @@ fn visible_faults() -> Vec<(Fault, Group)> {
         (Fault::ReleaseByProposal, witness([1, 1, 0, 1, 0, 0])),
         (Fault::ReleaseAfterHandOver, group(1, 0, Policy::All, Alone::GoOn, How::Automatic, [1, 0, 0, 1, 0, 1])),
         (Fault::ReleaseBeforeSettled, witness([1, 3, 0, 0, 0, 0])),
+        (Fault::BeginsBeforeReleased, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
     ]
 }
 

@@ -26,6 +26,8 @@ pub enum Fault {
     AppliesOverGap,
     /// A holder is added before it has everything that was released.
     HoldersAddedEarly,
+    /// A primary that is elected again begins its term before what it released already.
+    BeginsBeforeReleased,
     /// The primary's output stays open when its lease is over.
     NoLease,
     /// Members vote although they promised not to.
@@ -35,7 +37,7 @@ pub enum Fault {
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -47,6 +49,7 @@ impl Fault {
         Fault::ReleaseAfterHandOver,
         Fault::AppliesOverGap,
         Fault::HoldersAddedEarly,
+        Fault::BeginsBeforeReleased,
         Fault::NoLease,
         Fault::PromiseBroken,
     ];

@@ -1,5 +1,7 @@
 //! What a member wants done.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::message::Message;
@@ -66,6 +68,13 @@ pub enum Output {
         peer: Name,
         /// What it says it holds, which need not lie in our history.
         from: Option<Position>,
+    },
+    /// Send the guest's epochs after this one again, with the term that they have now, before any new one.
+    Resend {
+        /// To whom.
+        to: BTreeSet<Name>,
+        /// The last epoch that they have.
+        after: u64,
     },
     /// A configuration is settled.
     Settled(Version),

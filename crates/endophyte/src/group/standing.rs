@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::core::{Core, Data, Reign, Role, Standing};
 use super::election::{Candidate, How, Refusal, assess};
 use super::message::{Ballot, Message};
+use super::mutation::Fault;
 use super::output::Output;
-use super::types::{Name, Position, Proposal};
+use super::types::{Config, Name, OutputMode, Position, Proposal};
 
 impl Core {
     /// Judges ballots (this member's own is added) as if it stood with them.
@@ -120,7 +121,8 @@ impl Core {
         if standing.how == How::Cold {
             self.data = Data::Nothing;
         }
-        let base = self.start_guest(out);
+        let last = self.last_with_others(&standing.ballots, &newest.config);
+        let base = self.start_guest(last, out);
         let mut config = newest.config.clone();
         config.base = base;
         let equal = |name: &&Name| standing.ballots.get(*name).is_some_and(|ballot| ballot.held == Some(base));
@@ -136,9 +138,28 @@ impl Core {
         for name in &config.holders {
             reign.peers.entry(name.clone()).or_default().held = Some(base);
         }
+        let behind = config.holders.clone();
         self.role = Role::Primary(reign);
         self.propose(config, out);
+        if let Data::Live { sealed, .. } = self.data
+            && sealed.epoch > base.epoch
+        {
+            out.push(Output::Resend { to: behind, after: base.epoch });
+        }
         self.advance(out);
+    }
+
+    /// The last epoch of the guest that runs here which a voter has too, if nothing later may have left: there the next
+    /// term can begin with a backup in sync, when the epochs since are sent again as its own.
+    fn last_with_others(&self, ballots: &BTreeMap<Name, Ballot>, config: &Config) -> Option<Position> {
+        let Data::Live { reign, sealed, released } = self.data else { return None };
+        let needed = match config.rules.output {
+            OutputMode::Commit if !self.faults.has(Fault::BeginsBeforeReleased) => released,
+            _ => 0,
+        };
+        let own = |held: &Position| held.term == reign || *held == config.base;
+        let others = config.data.iter().filter(|name| **name != self.me).filter_map(|name| ballots.get(name)?.held);
+        others.filter(|held| own(held) && held.epoch >= needed && held.epoch <= sealed.epoch).max()
     }
 }
 

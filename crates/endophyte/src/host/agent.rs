@@ -314,6 +314,12 @@ impl Agent {
                 }
             }
             Output::BeginSync { peer, .. } => self.begin_sync(&peer),
+            Output::Resend { to, after } => {
+                let to = to.iter().filter_map(|name| Some(self.peers.get(&**name)?.outbox.clone())).collect();
+                if let (Part::Primary(primary), Some(term)) = (&self.part, self.member.live_since()) {
+                    primary.resend(after, term, to);
+                }
+            }
             Output::Settled(version) => {
                 tracing::debug!(
                     vm = self.place.vm,
@@ -378,13 +384,16 @@ impl Agent {
 
     /// Gives back the room of epochs that every backup in sync holds, and lets go of a backup that cannot keep up.
     fn settle_buffer(&mut self) {
-        if !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole) {
+        let waiting = !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole);
+        // A primary that is being elected again may need what its backups do not have.
+        if waiting && self.member.is_primary() {
             let peers = self.member.status(now_us()).peers;
             let holds = |name: &str| peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
             self.syncs.retain(|name, sync| !(sync.whole && holds(name)));
             let held = peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
             let safe = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).min().unwrap_or(u64::MAX);
             self.under_way.retain(|(epoch, _)| *epoch > safe);
+            self.with_primary(|primary| primary.settled(safe));
         }
         let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
         let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());

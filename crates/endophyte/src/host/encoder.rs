@@ -1,13 +1,16 @@
 //! From checkpoints to frames: pages to bytes, one frame for all who follow, parts of copies for those who do not yet.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::agent::Event;
-use super::primary::{Captured, Job, Sent, Settings};
-use super::stream::{StreamMessage, frame_message};
+use super::primary::{Captured, Job, Sent, Settings, Work};
+use super::stream::{Outbox, StreamMessage, frame_message};
 use crate::codec::{EncoderConfig, EpochId, FrameKind, PAGE, PageEncoder, Parts as FrameParts, seal};
 use crate::group::Position;
 
@@ -17,25 +20,47 @@ pub(super) struct Encoder {
     pages: u64,
     encoder: PageEncoder,
     base: PageEncoder,
+    /// Epochs that not every backup in sync has: a host that is elected again sends them again.
+    kept: VecDeque<(u64, FrameParts)>,
+    settled: Arc<AtomicU64>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl Encoder {
-    pub fn new(settings: Settings, pages: u64, events: mpsc::UnboundedSender<Event>) -> Self {
+    /// `settled` is the last epoch that need not be kept.
+    pub fn new(settings: Settings, pages: u64, settled: Arc<AtomicU64>, events: mpsc::UnboundedSender<Event>) -> Self {
         let seed = settings.seed;
         let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
         let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, cache_bytes, seed) });
         let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
-        Self { settings, pages, encoder, base, events }
+        Self { settings, pages, encoder, base, kept: VecDeque::new(), settled, events }
     }
 
-    pub fn run(&mut self, jobs: &Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
-            let sent = self.send(job);
-            if self.events.send(Event::Sent(sent)).is_err() {
-                return;
+    pub fn run(&mut self, work: &Receiver<Work>) {
+        while let Ok(work) = work.recv() {
+            match work {
+                Work::Checkpoint(job) => {
+                    let sent = self.send(job);
+                    if self.events.send(Event::Sent(sent)).is_err() {
+                        return;
+                    }
+                }
+                Work::Resend { after, term, to } => self.resend(after, term, &to),
             }
         }
+    }
+
+    fn resend(&self, after: u64, term: u64, to: &[Outbox]) {
+        for (epoch, parts) in self.kept.iter().filter(|(epoch, _)| *epoch > after) {
+            let frame = frame_message(seal(&self.id(term, *epoch, FrameKind::Epoch, 0), parts.clone()));
+            to.iter().for_each(|outbox| outbox.send(frame.clone()));
+        }
+    }
+
+    fn keep(&mut self, epoch: u64, parts: FrameParts) {
+        let settled = self.settled.load(Ordering::Relaxed);
+        self.kept.retain(|(kept, _)| *kept > settled);
+        self.kept.push_back((epoch, parts));
     }
 
     fn id(&self, term: u64, epoch: u64, kind: FrameKind, part: u64) -> EpochId {
@@ -75,6 +100,7 @@ impl Encoder {
         let length = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let disk_bytes = length(&disk_pieces);
         let parts = FrameParts { pages, disk: disk_pieces, devices: capture.devices, network };
+        self.keep(epoch, parts.clone());
         let frame = frame_message(seal(&self.id(term, epoch, FrameKind::Epoch, 0), parts));
         for outbox in followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)) {
             outbox.send(frame.clone());

@@ -8,7 +8,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -88,6 +88,21 @@ pub(super) struct Job {
     pub syncing: Vec<(u64, Outbox)>,
 }
 
+/// What the encoder is to do.
+pub(super) enum Work {
+    /// Make a frame of a checkpoint and send it.
+    Checkpoint(Job),
+    /// Send frames again, with a later term.
+    Resend {
+        /// The last epoch that the others have.
+        after: u64,
+        /// The term they are tagged with now.
+        term: u64,
+        /// Where to.
+        to: Vec<Outbox>,
+    },
+}
+
 /// What an epoch cost.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -117,7 +132,9 @@ pub(super) enum Order {
 /// The handle of the checkpoint and encoder threads. Dropping it ends the guest.
 pub(super) struct Primary {
     orders: Sender<Order>,
-    jobs: Sender<Job>,
+    work: Sender<Work>,
+    /// The last epoch that will never be asked for again.
+    settled: Arc<AtomicU64>,
     /// The guest's card.
     pub nic: Arc<Nic>,
     /// The guest's disk.
@@ -166,13 +183,14 @@ impl Primary {
             }
         };
         thread::Builder::new().name("checkpoints".into()).spawn(life).map_err(HostError::Thread)?;
-        let (jobs, receiver) = channel();
-        let mut encoder = Encoder::new(settings, pages, events);
+        let (work, receiver) = channel();
+        let settled = Arc::new(AtomicU64::new(0));
+        let mut encoder = Encoder::new(settings, pages, Arc::clone(&settled), events);
         thread::Builder::new()
             .name("encoder".into())
             .spawn(move || encoder.run(&receiver))
             .map_err(HostError::Thread)?;
-        Ok(Self { orders, jobs, nic, disk, pages, about, load })
+        Ok(Self { orders, work, settled, nic, disk, pages, about, load })
     }
 
     /// Writes what is known of the guest into a status.
@@ -232,7 +250,17 @@ impl Primary {
 
     /// Sends a checkpoint on.
     pub fn send(&self, job: Job) {
-        let _ = self.jobs.send(job);
+        let _ = self.work.send(Work::Checkpoint(job));
+    }
+
+    /// Sends what was sent after an epoch again, with a later term.
+    pub fn resend(&self, after: u64, term: u64, to: Vec<Outbox>) {
+        let _ = self.work.send(Work::Resend { after, term, to });
+    }
+
+    /// Every backup in sync has this epoch.
+    pub fn settled(&self, epoch: u64) {
+        self.settled.store(epoch, Ordering::Relaxed);
     }
 
     /// Ends the guest at once. What belongs to it is free again when this returns.
@@ -240,7 +268,7 @@ impl Primary {
         self.nic.fence();
         let (sender, receiver) = oneshot::channel();
         let _ = self.orders.send(Order::Stop(sender));
-        drop((self.disk, self.nic, self.orders, self.jobs));
+        drop((self.disk, self.nic, self.orders, self.work));
         // An error means that the thread ended before: then nothing is left either.
         let _ = receiver.await;
     }

@@ -28,7 +28,9 @@ pub struct Host {
     pub running: Option<Running>,
     pub replica: Option<(Position, Guest)>,
     /// Received whole, not yet committed: the states before and after.
-    pub staged: Option<(Position, Guest, Guest)>,
+    pub staged: BTreeMap<Position, (Guest, Guest)>,
+    /// The latest epochs of the guest that runs here, as they can be sent again.
+    pub kept: VecDeque<(u64, Guest, Guest)>,
     pub held: Held,
     pub lease_until: u64,
     /// Syncs to begin with the next epoch after this time.
@@ -49,7 +51,8 @@ impl Host {
             disk,
             running: None,
             replica: None,
-            staged: None,
+            staged: BTreeMap::new(),
+            kept: VecDeque::new(),
             held: VecDeque::new(),
             lease_until: 0,
             syncs: BTreeMap::new(),
@@ -77,7 +80,8 @@ impl Host {
         self.member = None;
         self.running = None;
         self.replica = None;
-        self.staged = None;
+        self.staged.clear();
+        self.kept.clear();
         self.held.clear();
         self.lease_until = 0;
         self.syncs.clear();

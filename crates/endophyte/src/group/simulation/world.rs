@@ -14,6 +14,8 @@ use super::oracle::{Guest, Oracle};
 pub const YEAR_US: u64 = 30_000_000;
 const TICK_US: u64 = 5_000;
 const EPOCH_US: u64 = 25_000;
+/// Not for ever: a backup that would need more is brought in sync anew.
+const KEPT_EPOCHS: usize = 16;
 const FAULTS_UNTIL_US: u64 = 1_800_000;
 const SETTLED_BY_US: u64 = 8_000_000;
 
@@ -39,6 +41,8 @@ pub struct World {
     pub oracle: Oracle,
     pub stuck: bool,
     pub gentle: bool,
+    /// Backups that had to be copied to.
+    pub copied: BTreeSet<usize>,
     hosts: Vec<Host>,
     witnesses: usize,
     random: Random,
@@ -94,6 +98,7 @@ impl World {
             oracle: Oracle::new(rules.output == OutputMode::Commit),
             stuck: false,
             gentle: false,
+            copied: BTreeSet::new(),
             witnesses,
             fault,
             events: BTreeMap::new(),
@@ -199,7 +204,7 @@ impl World {
                 self.input(at, Input::Message { from: self.hosts[from].name.clone(), message });
             }
             Load::Epoch(position, before, guest) => {
-                self.hosts[at].staged = Some((position, before, guest));
+                self.hosts[at].staged.insert(position, (before, guest));
                 self.input(at, Input::EpochHeld(position));
             }
             Load::SyncBegins => {
@@ -255,6 +260,10 @@ impl World {
         let host = &mut self.hosts[at];
         let Some(term) = host.member.as_ref().and_then(Member::live_since) else { return };
         let position = Position::new(term, epoch);
+        host.kept.push_back((epoch, before, guest));
+        if host.kept.len() > KEPT_EPOCHS {
+            host.kept.pop_front();
+        }
         let due: Vec<_> = host.syncs.iter().filter(|(_, due)| **due <= self.now_us).map(|(peer, _)| *peer).collect();
         host.syncs.retain(|peer, _| !due.contains(peer));
         for peer in (0..self.hosts.len() - self.witnesses).filter(|peer| *peer != at) {
@@ -294,6 +303,7 @@ impl World {
             Output::StopGuest => {
                 host.running = None;
                 host.held.clear();
+                host.kept.clear();
                 host.syncs.clear();
             }
             Output::PauseGuest => host.running.iter_mut().for_each(|running| running.pause_asked = true),
@@ -302,8 +312,8 @@ impl World {
                 running.pause_asked = false;
             }),
             Output::Commit(position) => {
-                let (staged, before, guest) = host.staged.take().expect("what is committed was just received");
-                assert_eq!(staged, position);
+                let (before, guest) = host.staged.remove(&position).expect("what is committed was received");
+                host.staged.retain(|later, _| *later > position);
                 let onto = host.replica.map(|(_, guest)| guest);
                 assert_eq!(onto, Some(before), "an epoch is applied to another state than it was made from");
                 host.replica = Some((position, guest));
@@ -312,8 +322,20 @@ impl World {
                 let peer = self.hosts.iter().position(|host| host.name == peer).unwrap();
                 let takes = self.random.range(10_000, 120_000);
                 self.hosts[at].syncs.insert(peer, now_us + takes);
+                self.copied.insert(peer);
                 self.transmit(at, peer, Load::SyncBegins);
                 self.schedule(now_us + takes + 400_000, at, Event::SyncDue { peer });
+            }
+            Output::Resend { to, after } => {
+                let Some(term) = host.member.as_ref().and_then(Member::live_since) else { return };
+                let kept: Vec<_> = host.kept.iter().copied().filter(|(epoch, ..)| *epoch > after).collect();
+                for peer in
+                    (0..self.hosts.len()).filter(|peer| to.contains(&self.hosts[*peer].name)).collect::<Vec<_>>()
+                {
+                    for (epoch, before, guest) in &kept {
+                        self.transmit(at, peer, Load::Epoch(Position::new(term, *epoch), *before, *guest));
+                    }
+                }
             }
             Output::Settled(_) | Output::Answer(_) => {}
         }
@@ -421,6 +443,25 @@ impl World {
         self.pass(500_000);
         self.heal();
         self.converge();
+    }
+
+    /// The primary is stopped for longer than its lease lasts. Whether it was elected again afterwards.
+    pub fn hold_up_primary(&mut self) -> bool {
+        self.until(World::protected, 5_000_000);
+        let phase = self.random.range(200_000, 300_000);
+        self.pass(phase);
+        let (before, term) = (self.primary(), self.term());
+        self.latency_us = 12_000;
+        self.copied.clear();
+        self.hosts[0].frozen_until_us = self.now_us + self.random.range(60_000, 90_000);
+        self.pass(200_000);
+        self.heal();
+        self.converge();
+        before == self.primary() && self.term() > term && self.oracle.promotions == 0
+    }
+
+    fn term(&self) -> u64 {
+        self.hosts.iter().map(|host| host.disk.term).max().unwrap_or_default()
     }
 
     fn one_fault_at_a_time(&mut self) {
