@@ -5,6 +5,7 @@
 //! | `config.rs` | flags, configuration file and defaults, merged and checked |
 //! | `instance.rs` | the data directory: its lock, its id, the record of the running engine |
 //! | `preflight.rs` | what the machine must have, and what to do when it has not |
+//! | `keys.rs` | certificates and the kubeconfig, renewed while the engine runs |
 //! | `start.rs` | the start sequence, and what runs until the end |
 //! | `sources.rs` | the real clock and randomness |
 //! | `bootstrap.rs` | the objects that every cluster has |
@@ -12,6 +13,7 @@
 pub mod bootstrap;
 pub mod config;
 pub mod instance;
+pub mod keys;
 pub mod preflight;
 pub mod sources;
 pub mod start;

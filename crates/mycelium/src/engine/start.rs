@@ -33,6 +33,7 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::instance::{Instance, Record};
+use super::keys::AdminConfig;
 use super::{bootstrap, preflight, sources};
 use crate::commands::status::node_ready;
 
@@ -81,6 +82,7 @@ struct Api {
     listener: TcpListener,
     address: SocketAddr,
     env: Env,
+    admin: AdminConfig,
     root_ca: String,
     revision: u64,
 }
@@ -93,6 +95,7 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(api.server.clone(), api.listener, stopped.clone()));
+    tasks.spawn(ends_with(stopped.clone(), api.admin.keep()));
 
     let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
     let admin = kube::Client::new(api.server.client_service(identity), "default");
@@ -135,12 +138,13 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
     let pki = Pki::load_or_create(&instance.path("pki"), env.clone(), &names(config, plan, address))?;
-    pki.write_kubeconfig(&instance.path("admin.kubeconfig"), &format!("https://{}", reachable(address)))?;
+    let url = format!("https://{}", reachable(address));
+    let admin = AdminConfig::write(pki.clone(), instance.path("admin.kubeconfig"), url)?;
     let root_ca = pki.ca_pem().to_owned();
     let mut settings = ApiConfig::new(store, env.clone(), pki);
     settings.service_cidr = config.service_cidr;
     let server = ApiServer::new(settings)?;
-    Ok(Api { server, listener, address, env, root_ca, revision })
+    Ok(Api { server, listener, address, env, admin, root_ca, revision })
 }
 
 /// All names and addresses that clients may call the API by.
