@@ -46,8 +46,9 @@ if command -v kubectl >/dev/null; then
   show kubectl get deployment,pods,service -o wide
   show kubectl logs deploy/symphainy-platform
 else
-  show "$mycelium" get pods --for condition=Ready -l app=symphainy-platform
-  show "$mycelium" get pods -o wide
+  show "$mycelium" wait deploy/symphainy-platform --for condition=Available --timeout 120
+  show "$mycelium" get deployments,pods,services -o wide
+  show "$mycelium" logs deploy/symphainy-platform
 fi
 address=$("$mycelium" get service symphainy-platform -o json | sed -n 's/.*"clusterIP": *"\([^"]*\)".*/\1/p' | head -1)
 show curl -fsS "http://$address/health"; echo

@@ -48,6 +48,8 @@ enum Verb {
     Exec(commands::exec::Args),
     /// Delete objects.
     Delete(commands::delete::Args),
+    /// Wait until objects have a condition, or are gone.
+    Wait(commands::wait::Args),
     /// Load, pull, list and remove images.
     Image(commands::image::Args),
     /// Run virtual machines that survive the loss of their host.
@@ -84,6 +86,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => commands::logs::run(args),
         Verb::Exec(args) => commands::exec::run(args),
         Verb::Delete(args) => commands::delete::run(args),
+        Verb::Wait(args) => commands::wait::run(args),
         Verb::Image(args) => commands::image::run(args),
         Verb::Vm(args) => commands::vm::run(args),
         Verb::Completion { shell } => {

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::discovery::{Discovery, Resource};
+use super::{Cluster, query, text};
 
 /// Some objects of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,26 @@ pub struct Target {
     pub resource: Resource,
     /// Their names; empty means all that the selectors leave.
     pub names: Vec<String>,
+}
+
+impl Target {
+    /// The names of the objects, for commands that want to be told which: given, or chosen by labels or as all of the
+    /// namespace.
+    pub async fn names(&self, cluster: &Cluster, all: bool, selector: Option<&str>) -> Result<Vec<String>> {
+        match (self.names.is_empty(), all || selector.is_some()) {
+            (true, false) => {
+                bail!("say which: names, -l SELECTOR, or --all for every {} of the namespace", self.resource.plural)
+            }
+            (false, true) => bail!("names and --all or -l exclude each other"),
+            (false, false) => Ok(self.names.clone()),
+            (true, true) => {
+                let query = query(&[("labelSelector", selector.map(str::to_owned))]);
+                let list = cluster.get(&format!("{}{query}", self.resource.path(Some(&cluster.namespace)))).await?;
+                let items = list["items"].as_array().into_iter().flatten();
+                Ok(items.map(|item| text(item, "/metadata/name").to_owned()).collect())
+            }
+        }
+    }
 }
 
 /// Reads the words of a command line.

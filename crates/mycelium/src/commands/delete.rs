@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::client::discovery::{Discovery, Resource};
-use crate::client::{Call, Cluster, Connection, block_on, failure, manifest, query, say, target, text};
+use crate::client::{Call, Cluster, Connection, block_on, failure, manifest, say, target, text};
 
 const POLL: Duration = Duration::from_millis(200);
 
@@ -131,21 +131,7 @@ fn written(args: &Args, cluster: &Cluster, discovery: &Discovery, failures: &mut
 async fn named(args: &Args, cluster: &Cluster, discovery: &Discovery) -> Result<Vec<Victim>> {
     let mut victims = Vec::new();
     for target in target::parse(discovery, &args.what)? {
-        let mut names = target.names.clone();
-        match (names.is_empty(), args.all || args.selector.is_some()) {
-            (true, false) => {
-                bail!("say which: names, -l SELECTOR, or --all for every {} of the namespace", target.resource.plural)
-            }
-            (false, true) => bail!("names and --all or -l exclude each other"),
-            (false, false) => {}
-            (true, true) => {
-                let query = query(&[("labelSelector", args.selector.clone())]);
-                let path = format!("{}{query}", target.resource.path(Some(&cluster.namespace)));
-                let list = cluster.get(&path).await?;
-                let items = list["items"].as_array().into_iter().flatten();
-                names.extend(items.map(|item| text(item, "/metadata/name").to_owned()));
-            }
-        }
+        let names = target.names(cluster, args.all, args.selector.as_deref()).await?;
         victims.extend(names.into_iter().map(|name| Victim {
             resource: target.resource.clone(),
             namespace: cluster.namespace.clone(),

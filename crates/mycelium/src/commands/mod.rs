@@ -11,3 +11,4 @@ pub mod logs;
 pub mod status;
 pub mod up;
 pub mod vm;
+pub mod wait;

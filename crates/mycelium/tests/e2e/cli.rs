@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Engine, command, eventually, mycelium, output, run};
+use crate::support::{Engine, command, mycelium, output, run};
 
 const TALKERS: &str = r#"
 apiVersion: v1
@@ -73,10 +73,8 @@ fn our_own_commands_do_what_kubectl_does() {
     engine.import_busybox();
     let cli = Cli { engine: &engine, manifest: engine.dir().join("talkers.yaml") };
     apply_says_what_changed(&cli);
-    eventually("both pods are ready", || {
-        let table = cli.ok("get deploy talkers");
-        if table.contains("2/2") { Ok(()) } else { Err(table) }
-    });
+    let met = cli.ok("wait deploy/talkers --for condition=Available --timeout 180");
+    assert_eq!(met, "deployment.apps/talkers condition met\n");
     get_shows_tables_and_documents(&cli);
     logs_and_exec_reach_the_containers(&cli);
     describe_tells_the_story(&cli);
@@ -150,12 +148,15 @@ fn errors_say_what_to_do(cli: &Cli<'_>) {
     assert!(code == 1 && error.contains("pods \"nowhere\" not found"), "{error}");
     assert!(cli.fails("get gizmos").1.contains("resource type \"gizmos\""));
     assert_eq!(cli.fails("get").0, 2);
+    assert_eq!(cli.fails("wait pods --all --for Ready").0, 2);
+    let (code, error) = cli.fails("wait deploy/talkers --for condition=Blooming --timeout 1s");
+    assert!(code == 1 && error.contains("deployment.apps/talkers is not as wanted after 1 s"), "{error}");
     assert!(cli.fails("get pods --kubeconfig /nowhere").1.contains("/nowhere cannot be read"));
 }
 
 fn delete_waits(cli: &Cli<'_>) {
     let deleted = cli.ok("delete deploy/talkers cm/words");
     assert_eq!(deleted, "deployment.apps \"talkers\" deleted\nconfigmap \"words\" deleted\n");
-    cli.ok("delete pods --all");
+    cli.ok("wait pods --all --for delete --timeout 180");
     assert_eq!(cli.ok("get pods"), "");
 }
