@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building, running and testing need. Does nothing, and needs no network, when they are there.
-#   scripts/setup.sh run|test|bench|vm        (all but run: also QEMU, and a kernel for test guests)
+#   scripts/setup.sh run|test|bench|vm        (all but run: also QEMU, and a kernel for test guests;
+#                                            test: also the root file system of test images)
 set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
@@ -68,6 +69,23 @@ virtual_machines() {
   rm -rf "$work"
 }
 
+# The root file system of the images that tests run: nginx and Redis with all they depend on, as Debian's packages unpack.
+# Kept in the cache, beside a list of what it was made of.
+servers() {
+  local tar=$cache/servers.tar suite=bookworm packages=base-passwd,nginx-light,redis-server
+  local exclude=(/usr/share/{doc,man,locale,perl}/'*' /usr/lib/x86_64-linux-gnu/{perl,gconv}/'*')
+  local made_of="$suite $packages ${exclude[*]}"
+  [[ ! -e $tar || $(cat "$tar.list" 2>/dev/null) != "$made_of" ]] || return 0
+  echo "setup: making the root file system of test images with mmdebstrap"
+  mkdir -p "$cache"
+  # base-passwd's own script, which would copy these, does not run.
+  mmdebstrap --quiet --variant=extract --include="$packages" "${exclude[@]/#/--dpkgopt=path-exclude=}" \
+    --extract-hook='for f in passwd group; do cp "$1/usr/share/base-passwd/$f.master" "$1/etc/$f"; done' \
+    --format=tar "$suite" "$tar.new" "${MIRROR:-http://deb.debian.org/debian}"
+  mv "$tar.new" "$tar"
+  echo "$made_of" > "$tar.list"
+}
+
 missing=()
 for package in "${want[@]}"; do
   installed "$package" || missing+=("$package")
@@ -94,3 +112,4 @@ if [[ ${1:-run} == test || ${1:-run} == bench ]]; then
 fi
 
 [[ ${1:-run} == run ]] || virtual_machines
+[[ ${1:-run} != test ]] || servers

@@ -1,38 +1,16 @@
 //! Real software: nginx and Redis from Debian's packages as Deployments; a rolling update under load loses nothing.
 
-use std::path::Path;
 use std::process::Stdio;
 
-use crate::support::{Engine, command, run};
+use crate::support::{Engine, cache, command, run};
 
-/// Makes an image of programs installed on this machine, with the libraries they load and no more.
-fn import_programs(engine: &Engine, name: &str, programs: &[&str], extra: &[&str], entrypoint: &str) {
-    let root = tempfile::tempdir().expect("temporary directory");
-    let copy = |path: &str| {
-        let target = root.path().join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(target.parent().expect("parent")).expect("folder");
-        run(command("cp").args(["-rL", path]).arg(&target));
-    };
-    for program in programs {
-        copy(program);
-        for library in libraries(program) {
-            copy(&library);
-        }
-    }
-    extra.iter().filter(|path| Path::new(path).exists()).for_each(|path| copy(path));
-    for folder in ["tmp", "run", "var/log/nginx", "var/lib/nginx", "var/lib/redis", "data"] {
-        std::fs::create_dir_all(root.path().join(folder)).expect("folder");
-    }
-    let tar = engine.dir().join("image.tar");
-    run(command("tar").arg("-C").arg(root.path()).arg("-cf").arg(&tar).arg("."));
+/// Makes an image of the root file system that `scripts/setup.sh test` has made with mmdebstrap: Debian's nginx and Redis
+/// with all they depend on.
+fn import_servers(engine: &Engine, name: &str, entrypoint: &str) {
+    let tar = cache().join("servers.tar");
+    assert!(tar.exists(), "{} is missing: run `scripts/setup.sh test` first (make test does)", tar.display());
     let (dir, tar) = (engine.dir().display().to_string(), tar.display().to_string());
     engine.mycelium(&["image", "import", "--data-dir", &dir, "--entrypoint", entrypoint, &tar, name]);
-}
-
-/// The shared libraries of a program, as the dynamic loader finds them.
-fn libraries(program: &str) -> Vec<String> {
-    let listed = run(command("ldd").arg(program));
-    listed.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
 }
 
 const NGINX: &str = r#"
@@ -80,13 +58,7 @@ spec: {selector: {app: nginx}, ports: [{port: 80, targetPort: http}]}
 #[test]
 fn a_rolling_update_of_nginx_under_load_loses_no_request() {
     let engine = Engine::start();
-    import_programs(
-        &engine,
-        "nginx:debian",
-        &["/usr/sbin/nginx"],
-        &["/etc/nginx/mime.types", "/etc/passwd", "/etc/group"],
-        "/usr/sbin/nginx",
-    );
+    import_servers(&engine, "nginx:debian", "/usr/sbin/nginx");
     engine.apply(&NGINX.replace("VERSION", "one"));
     engine.kubectl(&["rollout", "status", "deploy/nginx", "--timeout=120s"]);
     let url = format!("http://{}/", engine.value("service/nginx", "{.spec.clusterIP}"));
@@ -145,8 +117,7 @@ spec: {selector: {app: redis}, ports: [{port: 6379, targetPort: redis}]}
 #[test]
 fn redis_serves_behind_a_service() {
     let engine = Engine::start();
-    let programs = ["/usr/bin/redis-server", "/usr/bin/redis-cli"];
-    import_programs(&engine, "redis:debian", &programs, &[], "/usr/bin/redis-server");
+    import_servers(&engine, "redis:debian", "/usr/bin/redis-server");
     engine.apply(REDIS);
     engine.kubectl(&["rollout", "status", "deploy/redis", "--timeout=120s"]);
     let address = engine.value("service/redis", "{.spec.clusterIP}");

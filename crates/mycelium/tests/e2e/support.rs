@@ -32,6 +32,12 @@ pub fn platform_binary() -> PathBuf {
     path
 }
 
+/// Where `scripts/setup.sh` keeps what it has made for tests.
+pub fn cache() -> PathBuf {
+    let home = || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("mycelium")
+}
+
 /// A command; tests are the one other place where processes start.
 #[allow(clippy::disallowed_methods, reason = "tests drive real programs")]
 pub fn command(program: &str) -> Command {
