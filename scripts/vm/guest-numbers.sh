@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{bin,dev,proc,sys,lib/modules}
 cp "$(command -v busybox)" "$work/bin/busybox"
 install -m 755 "$program" "$work/bin/guest"
-for module in failover net_failover virtio_net virtio_pci virtio_pci_modern_dev virtio_pci_legacy_dev virtio_ring virtio button evdev; do
+for module in failover net_failover virtio_net virtio_blk virtio_pci virtio_pci_modern_dev virtio_pci_legacy_dev virtio_ring virtio button evdev; do
   [[ ! -e $modules/$module.ko ]] || cp "$modules/$module.ko" "$work/lib/modules/"
 done
 cat > "$work/init" <<'INIT'

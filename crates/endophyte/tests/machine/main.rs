@@ -7,6 +7,7 @@ mod support;
 
 mod compare;
 mod faults;
+mod ping;
 mod restore;
 
 use mycelium_endophyte::machine::{Capture, GuestMemory, PAGE};

@@ -2,6 +2,9 @@
 //!
 //! Each test owns an engine with a directory, port and ranges of its own, and they run in parallel.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod adoption;
 mod cli;
 mod clients;

@@ -2,12 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-/// How long anything may take on a busy machine with an unoptimised build.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub use crate::common::{command, eventually, output, run};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -36,37 +34,6 @@ pub fn platform_binary() -> PathBuf {
 pub fn cache() -> PathBuf {
     let home = || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("mycelium")
-}
-
-/// A command; tests are the one other place where processes start.
-#[allow(clippy::disallowed_methods, reason = "tests drive real programs")]
-pub fn command(program: &str) -> Command {
-    Command::new(program)
-}
-
-/// Runs a command to its end and returns what it printed; panics with both streams if it fails.
-pub fn run(command: &mut Command) -> String {
-    let output = output(command);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?} failed: {}\n{out}\n{err}", output.status);
-    out.into_owned()
-}
-
-/// Runs a command to its end, whatever it returns.
-pub fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-/// Polls until the condition holds; panics with its last complaint after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
-    let begun = tokio::time::Instant::now();
-    loop {
-        match condition() {
-            Ok(value) => return value,
-            Err(complaint) if begun.elapsed() > PATIENCE => panic!("{what}: {complaint}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
 }
 
 impl Engine {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::guests::{VM, run_numbers, run_postgres};
-use crate::lab::{Lab, Random, command, eventually, run, said, setting};
-use crate::numbers::Client;
+use crate::common::{command, eventually, run};
+use crate::guests::{VM, numbers, run_postgres};
+use crate::lab::{Lab, said};
 use crate::postgres::Bank;
+use crate::random::{Random, setting};
 
 /// Cuts the power of the primary at a moment that nobody knows, lets `goes_on` see that the guest goes on elsewhere, and
 /// brings the host back as a backup.
@@ -39,11 +40,7 @@ fn kill_primary(lab: &mut Lab, random: &mut Random, goes_on: impl FnOnce()) {
 #[test]
 fn no_number_is_contradicted() {
     let mut random = Random::new();
-    let mut lab = Lab::new(3);
-    lab.host("b").stand_by();
-    lab.host("c").stand_by();
-    run_numbers(&mut lab, "a", &["b", "c"]);
-    let client = Client::start(&lab, &mut random);
+    let (mut lab, client) = numbers(&mut random, &[]);
     client.goes_on();
     for kill in 1..=setting("MYCELIUM_CHAOS_KILLS", 3) {
         // Every third time the host that came back is still being brought in sync.

@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use mycelium_endophyte::host::status::Role;
 
-use crate::guests::{VM, run_numbers};
-use crate::lab::{Lab, Random, eventually, said, states};
-use crate::numbers::Client;
+use crate::common::eventually;
+use crate::guests::{VM, numbers, run_numbers};
+use crate::lab::{Lab, said, states};
+use crate::random::Random;
 
 /// A backup is lost and returns; the primary is cut off and returns; the machine is shut down and nobody takes it over.
 #[test]
 fn a_machine_outlives_its_backups_and_its_network() {
     let mut random = Random::new();
-    let mut lab = Lab::new(3);
-    lab.host("b").stand_by();
-    lab.host("c").stand_by();
-    run_numbers(&mut lab, "a", &["b", "c"]);
-    let client = Client::start(&lab, &mut random);
+    let (mut lab, client) = numbers(&mut random, &[]);
     lab.protected(VM, 2);
     client.goes_on();
 

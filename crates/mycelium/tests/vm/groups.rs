@@ -3,9 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::common::eventually;
 use crate::guests::{VM, run_numbers, run_numbers_with};
-use crate::lab::{Lab, Random, eventually, said, states};
+use crate::lab::{Lab, said, states};
 use crate::numbers::Client;
+use crate::random::Random;
 
 /// One backup and a host that only votes: the backup takes over, with two virtual processors.
 #[test]

@@ -1,9 +1,14 @@
 //! The two guests of these tests, and how they are started.
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use crate::lab::{GUEST, Lab, command, run};
+use crate::common::{command, eventually, run};
+use crate::lab::{CLIENT, GUEST, Lab};
+use crate::numbers::Client;
+use crate::random::Random;
 
 /// What tests call the machine.
 pub const VM: &str = "legacy";
@@ -42,6 +47,16 @@ fn numbering_initramfs() -> &'static Path {
     PATH.get_or_init(|| folder.path().join("initrd"))
 }
 
+/// Three hosts: the guest that numbers its packets on `a`, with `b` and `c` as its backups, and its client at work.
+pub fn numbers(random: &mut Random, flags: &[&str]) -> (Lab, Client) {
+    let mut lab = Lab::new(3);
+    lab.host("b").stand_by();
+    lab.host("c").stand_by();
+    run_numbers_with(&mut lab, "a", &["b", "c"], flags);
+    let client = Client::start(&lab, random);
+    (lab, client)
+}
+
 /// Starts the guest that numbers its packets on a host, with other hosts as its backups.
 pub fn run_numbers(lab: &mut Lab, host: &str, backups: &[&str]) {
     run_numbers_with(lab, host, backups, &[]);
@@ -53,6 +68,18 @@ pub fn run_numbers_with(lab: &mut Lab, host: &str, backups: &[&str], flags: &[&s
     let mut words = vec!["--initrd", &initramfs, "--memory", "96Mi"];
     words.extend(flags);
     start(lab, host, backups, &words);
+}
+
+/// Tells the guest that numbers its packets to rewrite so many mebibytes of its `memory` or `disk` over and over.
+pub fn order(lab: &Lab, what: &str, mebibytes: u64) {
+    let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("read timeout");
+    let (words, mut answer) = (format!("{what} {mebibytes}"), [0; 64]);
+    eventually("the guest takes an order", || {
+        let _ = socket.send_to(words.as_bytes(), (GUEST, 7778));
+        let length = socket.recv(&mut answer).map_err(|error| error.to_string())?;
+        if answer[..length] == *words.as_bytes() { Ok(()) } else { Err("it answered another".to_owned()) }
+    });
 }
 
 /// Starts the guest with Debian's PostgreSQL on a host, with other hosts as its backups.

@@ -13,14 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mycelium_endophyte::host::VmRoot;
 use mycelium_endophyte::host::control::{Request, ask};
 use mycelium_endophyte::host::status::{Role, Status};
 
-/// How long anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+use crate::common::{command, eventually, run};
+
 /// The client's address.
 pub const CLIENT: &str = "10.77.0.100";
 /// The guest's address.
@@ -30,72 +29,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Emulated guests share few processors: one lab at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A command; tests are the one other place where processes start.
-#[allow(clippy::disallowed_methods, reason = "tests drive real programs")]
-pub fn command(program: &str) -> Command {
-    Command::new(program)
-}
-
-/// Runs a command to its end and returns what it printed; panics with both streams if it fails.
-pub fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?} failed: {}\n{out}\n{err}", output.status);
-    out.into_owned()
-}
-
 fn ip(words: &str) {
     run(command("ip").args(words.split_whitespace()));
-}
-
-/// Polls until the condition holds; panics with its last complaint after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
-    let begun = tokio::time::Instant::now();
-    loop {
-        match condition() {
-            Ok(value) => return value,
-            Err(complaint) if begun.elapsed() > PATIENCE => panic!("{what}: {complaint}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
-/// A number from the environment.
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Random numbers from a seed that is printed, so that a run can be repeated as far as timing allows.
-pub struct Random(u64);
-
-impl From<u64> for Random {
-    fn from(seed: u64) -> Self {
-        Self(seed)
-    }
-}
-
-impl Random {
-    /// From `MYCELIUM_CHAOS_SEED`, or a new one.
-    pub fn new() -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        let fresh = std::hash::RandomState::new().build_hasher().finish() % 1_000_000;
-        let seed = setting("MYCELIUM_CHAOS_SEED", fresh);
-        println!("MYCELIUM_CHAOS_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number (splitmix64).
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }
 
 /// A switch, hosts and a client.
@@ -103,6 +38,7 @@ pub struct Lab {
     dir: tempfile::TempDir,
     prefix: String,
     hosts: Vec<Host>,
+    mounts: Vec<PathBuf>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -123,7 +59,7 @@ impl Lab {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("mylab{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix("mycelium-lab-").tempdir().expect("temporary directory");
-        let mut lab = Self { dir, prefix, hosts: Vec::new(), _turn: turn };
+        let mut lab = Self { dir, prefix, hosts: Vec::new(), mounts: Vec::new(), _turn: turn };
         ip(&format!("netns add {}-switch", lab.prefix));
         ip(&format!("-n {}-switch link add lan type bridge", lab.prefix));
         ip(&format!("-n {}-switch link set lan up", lab.prefix));
@@ -165,6 +101,22 @@ impl Lab {
         self.hosts.iter_mut().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
     }
 
+    /// All hosts' names.
+    pub fn names(&self) -> Vec<String> {
+        self.hosts.iter().map(|host| host.name.clone()).collect()
+    }
+
+    /// The address of a host.
+    pub fn address(&self, name: &str) -> &str {
+        let host = self.hosts.iter().find(|host| host.name == name);
+        &host.unwrap_or_else(|| panic!("no host {name}")).address
+    }
+
+    /// The name of a host's network namespace.
+    pub fn namespace(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
     /// The host on which the guest runs, and its state. Of two that both think so, the one that was elected last.
     pub fn primary(&self, vm: &str) -> Option<(String, Status)> {
         let all = self.hosts.iter().filter_map(|host| Some((host.name.clone(), host.status(vm)?)));
@@ -202,10 +154,30 @@ impl Lab {
         self.cable(host, true);
     }
 
+    /// The lab's own folder.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Gives a host a file system of so many mebibytes for its machines. Before anything runs there.
+    pub fn small_disk(&mut self, host: &str, mebibytes: u64) {
+        let folder = self.host(host).dir.join("vm");
+        let group = std::fs::read(folder.join("group.pem")).expect("group file");
+        let size = format!("size={mebibytes}m,mode=700");
+        run(command("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&folder));
+        std::fs::write(folder.join("group.pem"), group).expect("group file");
+        self.mounts.push(folder);
+    }
+
     /// Does something in the client's network.
     pub fn at_client<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}-client", self.prefix)).expect("client namespace");
-        mycelium_linux::netns::run_in(&namespace, work).expect("at the client")
+        self.at("client", work).expect("at the client")
+    }
+
+    /// Does something in the network of the client or a host.
+    pub fn at<T: Send>(&self, name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let namespace = File::open(Path::new("/run/netns").join(self.namespace(name)))?;
+        mycelium_linux::netns::run_in(&namespace, work)
     }
 }
 
@@ -216,6 +188,9 @@ impl Drop for Lab {
                 eprintln!("---- log of {}\n{}", host.name, host.log());
             }
             host.kill();
+        }
+        for folder in &self.mounts {
+            let _ = command("umount").arg("-l").arg(folder).status();
         }
         let names = self.hosts.iter().map(|host| host.name.as_str()).chain(["client", "switch"]);
         for name in names {
@@ -270,6 +245,11 @@ impl Host {
         let mut command = self.program(&["timeout", "120", env!("CARGO_BIN_EXE_mycelium")]);
         command.arg("vm").args(words).stdin(Stdio::null());
         command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// The process that was started here last.
+    pub fn process(&self) -> u32 {
+        self.processes.last().expect("a process").id()
     }
 
     /// Waits for the last process that was started here to end by itself.

@@ -1,7 +1,10 @@
 //! Virtual machines that survive their hosts, on real ones: hosts are network namespaces, guests run in QEMU. Needs root.
 //!
-//! `make test` runs a bounded part; `make chaos` sets `MYCELIUM_CHAOS_KILLS` and `MYCELIUM_CHAOS_POSTGRES_KILLS` to the
-//! large numbers. `MYCELIUM_CHAOS_SEED` repeats a run as far as timing allows.
+//! `make test` runs a bounded part; `make chaos` sets the variables named `MYCELIUM_CHAOS_...` below to large numbers.
+//! `MYCELIUM_CHAOS_SEED` repeats a run as far as timing allows.
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod chaos;
 mod faults;
@@ -9,5 +12,12 @@ mod groups;
 mod guests;
 mod lab;
 mod migrate;
+mod modes;
+mod network;
 mod numbers;
+mod partitions;
+mod phases;
 mod postgres;
+mod random;
+mod storage;
+mod wire;

@@ -1,8 +1,10 @@
 //! Planned migration: to a backup, to a host that was none, and what is refused.
 
+use crate::common::eventually;
 use crate::guests::{VM, run_numbers};
-use crate::lab::{Lab, Random, eventually, said};
+use crate::lab::{Lab, said};
 use crate::numbers::Client;
+use crate::random::Random;
 
 /// A machine without backups is protected and moved while a client uses it, and moved back; the client sees a short gap.
 #[test]

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::lab::{GUEST, Lab, PATIENCE, Random, eventually};
+use crate::common::{PATIENCE, eventually};
+use crate::lab::{GUEST, Lab};
+use crate::random::Random;
 
 const ACCOUNTS: u64 = 20;
 const EACH: u64 = 1000;

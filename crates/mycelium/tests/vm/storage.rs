@@ -1,0 +1,71 @@
+//! A backup whose file system is full.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::common::eventually;
+use crate::guests::{VM, order, run_numbers_with};
+use crate::lab::{Lab, said, states};
+use crate::numbers::Client;
+use crate::random::Random;
+
+/// Fills the file system that a folder is on, and tells the file to remove.
+fn fill(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("filler");
+    let mut file = File::create(&path).expect("filler");
+    // To the last byte.
+    for size in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![0x5a; size]).is_ok() {}
+    }
+    path
+}
+
+/// A backup without room for an epoch cannot hold it: it says why and is left out; the guest goes on under the other's
+/// protection. With room again it is brought in sync, and is as good as any: the guest moves to it.
+#[test]
+fn a_full_disk_costs_a_backup_until_there_is_room() {
+    let mut random = Random::new();
+    let mut lab = Lab::new(3);
+    lab.small_disk("b", 96);
+    let image = lab.folder().join("disk.raw");
+    File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("image");
+    lab.host("b").stand_by();
+    lab.host("c").stand_by();
+    run_numbers_with(&mut lab, "a", &["b", "c"], &["--disk", &image.to_string_lossy()]);
+    let client = Client::start(&lab, &mut random);
+    lab.protected(VM, 2);
+    order(&lab, "disk", 1);
+    client.goes_on();
+
+    let filler = fill(&lab.host("b").folder().join("vm"));
+    let reason = eventually("b says that it has no room", || {
+        let log = lab.host("b").log().to_lowercase();
+        log.lines().find(|line| line.contains("no space")).map(str::to_owned).ok_or(log)
+    });
+    println!("{reason}");
+    eventually("b does not count", || {
+        let (_, status) = lab.primary(VM).ok_or("no primary")?;
+        if states(&status).contains(&("b", "backup")) { Err(format!("{:?}", states(&status))) } else { Ok(()) }
+    });
+    for _ in 0..3 {
+        client.goes_on();
+        let (name, status) = lab.primary(VM).expect("a primary");
+        assert_ne!(name, "b", "it has no whole copy");
+        assert!(!states(&status).contains(&("b", "backup")), "{:?}", states(&status));
+    }
+    lab.protected(VM, 1);
+
+    fs::remove_file(filler).expect("filler");
+    let primary = lab.protected(VM, 2);
+    client.goes_on();
+    order(&lab, "disk", 0);
+    if primary != "b" {
+        eventually("the guest moves to b", || {
+            let (source, _) = lab.primary(VM).ok_or("no primary")?;
+            let moved = lab.host(&source).vm(&["migrate", VM, "--to", "b"]);
+            if moved.status.success() { Ok(()) } else { Err(said(&moved)) }
+        });
+    }
+    client.goes_on();
+}
