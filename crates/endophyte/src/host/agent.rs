@@ -36,6 +36,8 @@ use crate::throttle::Reservation;
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
 const TICK: Duration = Duration::from_millis(5);
+/// How many epochs pass between looks at what every disk has.
+const DISKS_EVERY: u64 = 256;
 
 /// Something that happened.
 pub(super) enum Event {
@@ -167,6 +169,8 @@ pub(super) struct Agent {
     missing_files: BTreeSet<String>,
     /// A sync that was asked for before the copy was prepared.
     early_sync: Option<(Bytes, Reply)>,
+    /// The last epoch of which all were told that every disk has it.
+    disks_settled: u64,
     /// Epochs that not every backup in sync holds yet, with their room in the buffer.
     under_way: VecDeque<(u64, Reservation)>,
 }
@@ -228,6 +232,7 @@ impl Agent {
             ended: Some(ended),
             missing_files: BTreeSet::new(),
             early_sync: None,
+            disks_settled: 0,
             under_way: VecDeque::new(),
             place,
         };
@@ -391,9 +396,10 @@ impl Agent {
             let holds = |name: &str| peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
             self.syncs.retain(|name, sync| !(sync.whole && holds(name)));
             let held = peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
-            let safe = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).min().unwrap_or(u64::MAX);
+            let held: Vec<u64> = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).collect();
+            let (safe, held_by) = (held.iter().copied().min().unwrap_or(u64::MAX), held.len());
             self.under_way.retain(|(epoch, _)| *epoch > safe);
-            self.with_primary(|primary| primary.settled(safe));
+            self.settle(safe, held_by);
         }
         let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
         let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());
@@ -406,6 +412,23 @@ impl Agent {
             }
             self.unlink(&name);
         }
+    }
+
+    /// So many backups, and they are all in sync, hold an epoch.
+    fn settle(&mut self, epoch: u64, backups: usize) {
+        let Part::Primary(primary) = &self.part else { return };
+        primary.settled(epoch);
+        let all = self.config().is_some_and(|config| config.data.len() == backups + 1);
+        let position = primary.disk.as_ref().and_then(crate::disk::Disk::epoch_in_progress);
+        let Some(position) = position.filter(|_| all && epoch >= self.disks_settled + DISKS_EVERY) else { return };
+        let position = Position { epoch, ..position };
+        self.disks_settled = epoch;
+        let done = tokio::task::block_in_place(|| primary.disk.as_ref().map_or(Ok(()), |disk| disk.settled(position)));
+        if let Err(error) = done {
+            tracing::warn!(error = chain(&error), "the map of differences cannot be written");
+        }
+        let notice = Notice::Settled { position };
+        self.peers.values().for_each(|peer| peer.notice(&notice));
     }
 
     // --- What happened ------------------------------------------------------------------------------------------
@@ -461,6 +484,11 @@ impl Agent {
             Notice::Book { book } => {
                 if book::merge(&mut self.book, &book) {
                     self.share_book();
+                }
+            }
+            Notice::Settled { position } => {
+                if let Part::Backup { replica, .. } = &self.part {
+                    replica.settled(position);
                 }
             }
             Notice::Want { files } => self.send_files(from, &files),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::group::Position;
+
 /// Channels of a link.
 pub mod channel {
     /// [`super::Notice`]s.
@@ -36,6 +38,12 @@ pub enum Notice {
     Want {
         /// Their names.
         files: Vec<String>,
+    },
+    /// Every host of the machine has its disk at this position: what is older need not be compared with a host that was
+    /// away.
+    Settled {
+        /// The position, as the disk counts.
+        position: Position,
     },
     /// The guest was shut down, for good: nobody is to take over.
     Stopped {

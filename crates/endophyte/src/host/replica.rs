@@ -62,6 +62,7 @@ pub(super) struct Taken {
 enum Order {
     Message(Bytes, Reply),
     Commit(Position),
+    Settled(Position),
     Take(Position, oneshot::Sender<Result<Taken, HostError>>),
 }
 
@@ -103,6 +104,11 @@ impl Replica {
         let _ = self.orders.send(Order::Commit(at));
     }
 
+    /// Every host of the machine has its disk at this position.
+    pub fn settled(&self, at: Position) {
+        let _ = self.orders.send(Order::Settled(at));
+    }
+
     /// Ends the copy at an epoch that was committed, to go on from it.
     pub async fn take(self, at: Position) -> Result<Taken, HostError> {
         let (sender, receiver) = oneshot::channel();
@@ -140,6 +146,12 @@ impl Worker {
                 Order::Commit(at) => {
                     if let Err(reason) = self.commit(at) {
                         self.lose(&reason);
+                    }
+                }
+                Order::Settled(at) => {
+                    let done = self.parts.disk.as_ref().map_or(Ok(()), |disk| disk.settled(at));
+                    if let Err(error) = done {
+                        self.lose(&chain(&error));
                     }
                 }
                 Order::Take(at, sender) => {
