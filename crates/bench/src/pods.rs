@@ -108,31 +108,44 @@ fn import(binary: &Path, dir: &Path, root: &Path) -> Result<()> {
 
 /// `/bin/true` in the same root file system by podman and by the runtimes below containerd, without a network.
 fn peers(root: &Path) -> Result<String> {
-    let podman = match PODMAN.iter().find_map(|options| podman(options, root)) {
-        Some(mut samples) => format!("podman run p50 {:.0} ms", median_ms(&mut samples)),
-        None => "podman run: does not run here".to_owned(),
-    };
-    Ok(format!("{podman}; {}", containerd(root)?))
+    let mut tried = Vec::new();
+    for (runtime, options) in PODMAN {
+        match podman(options, root) {
+            Ok(mut samples) => {
+                let podman = format!("podman run ({runtime}) p50 {:.0} ms", median_ms(&mut samples));
+                return Ok(format!("{podman}; {}", containerd(root)?));
+            }
+            Err(why) => tried.push(format!("{runtime}: {why}")),
+        }
+    }
+    Ok(format!("podman run does not run here ({}); {}", tried.join("; "), containerd(root)?))
 }
 
-/// Ways to call podman; the first that works counts. crun refuses a machine that has both versions of cgroups, and the
-/// usual limits cannot be set where the hard limits are lower.
-const PODMAN: [&[&str]; 3] = [
-    &["run", "--cgroups=disabled"],
-    &["run"],
-    &["--runtime=runc", "run", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"],
+/// Ways to call podman, its own choice first; the first that works counts. crun refuses a machine that has both versions
+/// of cgroups, and the usual limits cannot be set where the hard limits are lower.
+const PODMAN: [(&str, &[&str]); 4] = [
+    ("its default runtime", &["run"]),
+    ("without cgroups", &["run", "--cgroups=disabled"]),
+    ("low limits", &["run", LOW_LIMITS[0], LOW_LIMITS[1]]),
+    ("runc, low limits", &["--cgroup-manager=cgroupfs", "--runtime=runc", "run", LOW_LIMITS[0], LOW_LIMITS[1]]),
 ];
+const LOW_LIMITS: [&str; 2] = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
 
-fn podman(options: &[&str], root: &Path) -> Option<Vec<Duration>> {
+/// A sample of runs, or the last line of what podman said instead.
+fn podman(options: &[&str], root: &Path) -> std::result::Result<Vec<Duration>, String> {
     let mut samples = Vec::new();
     for _ in 0..ROUNDS {
         let mut run = command("podman");
         run.args(options).args(["--rm", "--network=none", "--rootfs"]).arg(root).arg("/bin/true");
         let begun = Instant::now();
-        let status = run.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success()).then(|| samples.push(begun.elapsed()))?;
+        let output = run.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
+            return Err(if said.is_empty() { output.status.to_string() } else { said });
+        }
+        samples.push(begun.elapsed());
     }
-    Some(samples)
+    Ok(samples)
 }
 
 /// containerd's `ctr run --rootfs`, with a containerd of its own in a temporary directory.
