@@ -19,5 +19,6 @@ mod partitions;
 mod phases;
 mod postgres;
 mod random;
+mod stalls;
 mod storage;
 mod wire;
