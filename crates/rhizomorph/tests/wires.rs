@@ -23,14 +23,12 @@ fn flood(link: &Link) -> JoinHandle<()> {
 /// The best of some seconds, and of more until it is as good as wanted: what else runs on the machine can only make it
 /// less, but not for ever.
 async fn best_rate(received: &Received, wanted: f64) -> f64 {
-    let mut best: f64 = 0.0;
-    for second in 0..45 {
-        best = best.max(received.rate(SECOND).await);
-        if second >= 2 && best > wanted {
-            break;
-        }
+    let mut rates = Vec::new();
+    while rates.len() < 45 && (rates.len() < 3 || !rates.iter().any(|rate| *rate > wanted)) {
+        rates.push(received.rate(SECOND).await);
     }
-    best
+    println!("megabytes in each second: {:.2?}", rates.iter().map(|rate| rate / 1e6).collect::<Vec<_>>());
+    rates.into_iter().fold(0.0, f64::max)
 }
 
 #[test]
@@ -45,7 +43,7 @@ fn four_wires_carry_four_times_as_much_as_one() {
                 async move {
                     let flood = flood(&link);
                     received.rate(SECOND).await;
-                    *rate.lock().unwrap() = best_rate(&received, f64::from(count) * 0.92 * BYTES_PER_SECOND).await;
+                    *rate.lock().unwrap() = best_rate(&received, f64::from(count) * 0.87 * BYTES_PER_SECOND).await;
                     let stats = link.stats();
                     let all: u64 = stats.connections.iter().map(|c| c.sent_bytes).sum();
                     let fair = all as f64 / f64::from(count);
