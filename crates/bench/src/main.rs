@@ -6,6 +6,7 @@
 //! | `creates.rs` | durable creates per second, against etcd |
 //! | `latency.rs` | write to watch event |
 //! | `pods.rs` | pod create to Running, against podman and containerd; 1 to 100 pods |
+//! | `vm/` | virtual machines: pauses, slow-down, failover, migration, traffic, memory |
 //! | `report.rs` | the table |
 
 mod creates;
@@ -14,6 +15,7 @@ mod etcd;
 mod latency;
 mod pods;
 mod report;
+mod vm;
 
 use std::path::PathBuf;
 
@@ -34,6 +36,9 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    if let Some(outcome) = vm::client() {
+        return outcome;
+    }
     let args = Args::parse();
     // Made once per process; a second choice would be the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -62,6 +67,7 @@ fn main() -> Result<()> {
     if wants("size") {
         engine::size(&binary, &mut report)?;
     }
+    vm::all(&binary, wants, &mut report);
     report.print();
     Ok(())
 }

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 4] = *b"MYEF";
 /// Version of the format that this build writes, and the only one that it reads.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HASHED: usize = 72;
 const HEADER: usize = 88;
 
@@ -62,9 +62,9 @@ pub type Expected = EpochId;
 pub struct Parts {
     /// Page section.
     pub pages: Vec<Bytes>,
-    /// The disk's writes.
+    /// The disk's writes, packed by [`super::Packer`].
     pub disk: Vec<Bytes>,
-    /// State of the devices.
+    /// State of the devices, by [`super::DeviceEncoder`].
     pub devices: Bytes,
     /// Addresses learned from the guest's frames.
     pub network: Bytes,
@@ -220,9 +220,9 @@ pub struct EpochFrame {
     pub header: Header,
     /// Page section, for [`super::PageDecoder`].
     pub pages: Bytes,
-    /// The disk's writes.
+    /// The disk's writes, for [`super::unpack`].
     pub disk: Bytes,
-    /// State of the devices.
+    /// State of the devices, for [`super::DeviceDecoder`].
     pub devices: Bytes,
     /// Addresses learned from the guest's frames.
     pub network: Bytes,

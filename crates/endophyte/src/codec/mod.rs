@@ -2,7 +2,8 @@
 //!
 //! [`PageEncoder`] turns dirty pages into a *page section*, [`EpochFrame`] binds that section, the disk's writes, the
 //! device state and the learned network addresses to one (virtual machine, term, epoch) under one checksum, and
-//! [`PageDecoder`] applies a section to memory, but only after all of it was found sound.
+//! [`PageDecoder`] applies a section to memory, but only after all of it was found sound. The devices' state goes the same
+//! way, as memory of its own ([`DeviceEncoder`]); the disk's writes are packed if that pays ([`Packer`]).
 //!
 //! # What a page costs
 //!
@@ -36,18 +37,22 @@
 //! method  = 0 as it is, 1 lz4 block, 2 zstd frame
 //! ```
 
+mod blob;
 mod cache;
 mod compress;
 mod decode;
 mod delta;
+mod devices;
 mod encode;
 mod frame;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+pub use blob::{Packer, unpack};
 pub use compress::Compression;
 pub use decode::{DecodedPages, PageDecoder, PageError};
+pub use devices::{DeviceDecoder, DeviceEncoder};
 pub use encode::{EncodeStats, EncodedPages, EncoderConfig, PageEncoder};
 pub use frame::{EpochFrame, EpochId, Expected, FrameError, FrameKind, Header, Parts, seal};
 

@@ -201,9 +201,9 @@ fn a_frame_of_something_else_is_refused_by_name() {
     assert_eq!(refused(|e| e.kind = FrameKind::Base), "epoch frame of kind an epoch, expected a part of a full copy");
     assert_eq!(refused(|e| e.guest_pages = 1), "epoch frame of guest pages 600, expected 1");
     let mut newer = frame.to_vec();
-    newer[4] = 2;
+    newer[4] = 3;
     let error = EpochFrame::open(&newer.into(), &id(5)).map(|_| ()).unwrap_err().to_string();
-    assert!(error.starts_with("epoch frame of format version 2, but this build reads version 1"), "{error}");
+    assert!(error.starts_with("epoch frame of format version 3, but this build reads version 2"), "{error}");
     assert!(matches!(EpochFrame::open(&Bytes::from_static(b"GET /"), &id(5)), Err(FrameError::Magic { .. })));
 }
 

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use super::agent::Event;
 use super::primary::{Captured, Job, Sent, Settings, Work};
 use super::stream::{Outbox, StreamMessage, frame_message};
-use crate::codec::{EncoderConfig, EpochId, FrameKind, PAGE, PageEncoder, Parts as FrameParts, seal};
+use crate::codec::{
+    DeviceEncoder, EncoderConfig, EpochId, FrameKind, PAGE, Packer, PageEncoder, Parts as FrameParts, seal,
+};
 use crate::group::Position;
 
 /// The thread that makes frames of checkpoints.
@@ -20,6 +22,8 @@ pub(super) struct Encoder {
     pages: u64,
     encoder: PageEncoder,
     base: PageEncoder,
+    devices: DeviceEncoder,
+    disk: Packer,
     /// Epochs that not every backup in sync has: a host that is elected again sends them again.
     kept: VecDeque<(u64, FrameParts)>,
     settled: Arc<AtomicU64>,
@@ -33,7 +37,8 @@ impl Encoder {
         let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
         let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, cache_bytes, seed) });
         let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
-        Self { settings, pages, encoder, base, kept: VecDeque::new(), settled, events }
+        let (devices, disk) = (DeviceEncoder::new(seed), Packer::default());
+        Self { settings, pages, encoder, base, devices, disk, kept: VecDeque::new(), settled, events }
     }
 
     pub fn run(&mut self, work: &Receiver<Work>) {
@@ -73,6 +78,7 @@ impl Encoder {
         let epoch = capture.epoch;
         if syncs.iter().any(|step| step.begins) {
             self.encoder.forget();
+            self.devices.forget();
         }
         for step in syncs.iter().filter(|step| step.begins) {
             if let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) {
@@ -83,12 +89,13 @@ impl Encoder {
             let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) else { continue };
             self.base.forget();
             let list = step.indices.iter().copied().zip(step.bytes.as_chunks::<PAGE>().0);
-            let pages = self.base.encode(list, u64::MAX).chunks;
+            let pages = self.base.encode(list, slowest([outbox])).chunks;
             let id = self.id(term, epoch, FrameKind::Base, step.part);
             outbox.send(frame_message(seal(&id, FrameParts { pages, ..FrameParts::default() })));
         }
         let dirty_bytes = (capture.pages.len() * PAGE) as u64;
-        let pages = self.encoder.encode(capture.pages.iter(), u64::MAX).chunks;
+        let link = slowest(followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)));
+        let pages = self.encoder.encode(capture.pages.iter(), link).chunks;
         drop(capture.pages);
         drop(slot);
         // The group's term may go on while the recording's stays.
@@ -96,10 +103,12 @@ impl Encoder {
         if let Some((recorded_since, writes)) = disk {
             disk_pieces.push(Bytes::copy_from_slice(&recorded_since.to_le_bytes()));
             disk_pieces.extend(writes.encode());
+            disk_pieces = vec![self.disk.pack(&disk_pieces, link)];
         }
         let length = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let disk_bytes = length(&disk_pieces);
-        let parts = FrameParts { pages, disk: disk_pieces, devices: capture.devices, network };
+        let devices = self.devices.encode(&capture.devices, link);
+        let parts = FrameParts { pages, disk: disk_pieces, devices, network };
         self.keep(epoch, parts.clone());
         let frame = frame_message(seal(&self.id(term, epoch, FrameKind::Epoch, 0), parts));
         for outbox in followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)) {
@@ -115,6 +124,12 @@ impl Encoder {
             // What was copied out of the guest is gone; the frame stays until it is acknowledged.
             room.shrink_to(frame_bytes);
         }
-        Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, room }
+        let copies_bytes = self.encoder.cache_bytes() as u64;
+        Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, copies_bytes, room }
     }
+}
+
+/// What the slowest of these links carries: every backup must keep up. One of which nothing is known yet is no reason to pack.
+fn slowest<'a>(outboxes: impl IntoIterator<Item = &'a Outbox>) -> u64 {
+    outboxes.into_iter().filter_map(Outbox::bandwidth).min().unwrap_or(u64::MAX)
 }

@@ -31,6 +31,7 @@ pub(super) struct History {
     dirty_bytes: u64,
     sent_bytes: u64,
     disk_bytes: u64,
+    copies_bytes: u64,
     starting: Option<Duration>,
 }
 
@@ -47,6 +48,7 @@ impl History {
             dirty_bytes: 0,
             sent_bytes: 0,
             disk_bytes: 0,
+            copies_bytes: 0,
             starting: None,
         }
     }
@@ -88,6 +90,7 @@ impl History {
         self.dirty_bytes += sent.dirty_bytes;
         self.sent_bytes += sent.frame_bytes;
         self.disk_bytes += sent.disk_bytes;
+        self.copies_bytes = sent.copies_bytes;
     }
 
     /// Epochs are released; says how long the last of them took since it was sealed.
@@ -108,6 +111,7 @@ impl History {
         let now = monotonic();
         let late = self.pauses.iter().filter(|(at, _)| now.saturating_sub(*at) < WINDOW);
         let mut pauses: Vec<f64> = late.clone().map(|(_, ms)| *ms).collect();
+        status.pause.recent_ms.clone_from(&pauses);
         let span = late.clone().next().map_or(0.0, |(at, _)| now.saturating_sub(*at).as_secs_f64());
         status.epochs.sealed = self.last;
         status.epochs.released = self.released;
@@ -119,6 +123,7 @@ impl History {
         status.traffic.dirty_bytes = self.dirty_bytes;
         status.traffic.sent_bytes = self.sent_bytes;
         status.traffic.disk_bytes = self.disk_bytes;
+        status.buffer.page_copies_bytes = self.copies_bytes;
         status.events = self.events.iter().cloned().collect();
     }
 }

@@ -114,6 +114,8 @@ pub(super) struct Sent {
     pub frame_bytes: u64,
     /// Of these, the disk's.
     pub disk_bytes: u64,
+    /// Bytes of pages as they were last sent, that are kept for differences.
+    pub copies_bytes: u64,
     /// Its room in the buffer, until it is acknowledged.
     pub room: Option<Reservation>,
 }

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::HostError;
 use super::agent::Event;
 use super::stream::StreamMessage;
-use crate::codec::{EpochFrame, FrameKind, Header, PAGE, PageDecoder};
+use crate::codec::{DeviceDecoder, EpochFrame, FrameKind, Header, PAGE, PageDecoder, unpack};
 use crate::disk::sync::{Message as DiskMessage, Target};
 use crate::disk::{BlockServer, DiskEpoch, Replica as DiskReplica};
 use crate::egress::Learned;
@@ -31,6 +31,8 @@ use crate::machine::{GuestMemory, Machine};
 
 /// Unpacked bytes that one batch of pages may have, against frames that promise too much.
 const UNPACKED_MAX: usize = 1 << 30;
+/// The same for the disk's writes of one epoch.
+const DISK_MAX: usize = 2 << 30;
 
 /// After so many epochs the disk's journal is worked off, so that little is left to do at a promotion.
 const MAINTAIN_EVERY: u64 = 16;
@@ -83,7 +85,7 @@ impl Replica {
             parts,
             events,
             state: State::Empty,
-            devices: Bytes::new(),
+            devices: DeviceDecoder::default(),
             learned: Bytes::new(),
             commits: 0,
         };
@@ -128,7 +130,7 @@ struct Worker {
     decoder: PageDecoder,
     events: mpsc::UnboundedSender<Event>,
     state: State,
-    devices: Bytes,
+    devices: DeviceDecoder,
     learned: Bytes,
     /// Epochs committed to the disk.
     commits: u64,
@@ -293,10 +295,10 @@ impl Worker {
         if frame.header.id.kind == FrameKind::Base {
             return Ok(());
         }
-        self.devices = frame.devices.clone();
+        self.devices.apply(&frame.devices).map_err(|error| format!("state of the devices: {error}"))?;
         self.learned = frame.network.clone();
         let Some(replica) = &self.parts.disk else { return Ok(()) };
-        let mut words = frame.disk.clone();
+        let mut words = unpack(&frame.disk, DISK_MAX).ok_or("the disk's part of an epoch is malformed")?;
         let term = words.try_get_u64_le().map_err(|_| "an epoch without its disk")?;
         let epoch = DiskEpoch::decode(words).map_err(|error| error.to_string())?;
         let done = match &mut self.state {
@@ -318,7 +320,7 @@ impl Worker {
             return Err(HostError::ReplicaAt { held, wanted: at });
         }
         let learned = Learned::from_bytes(&std::mem::take(&mut self.learned));
-        Ok(Taken { parts: self.parts, devices: self.devices, learned: learned.unwrap_or_default() })
+        Ok(Taken { parts: self.parts, devices: self.devices.state(), learned: learned.unwrap_or_default() })
     }
 
     /// The copy is no longer whole.

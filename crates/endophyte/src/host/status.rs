@@ -104,14 +104,18 @@ pub struct Pause {
     pub p99_ms: f64,
     /// Longest.
     pub max_ms: f64,
+    /// Those of the last seconds one by one, oldest first.
+    pub recent_ms: Vec<f64>,
 }
 
 /// Memory of replication beyond the guest's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Buffer {
-    /// Bytes held.
+    /// Bytes held of epochs under way and of the guest's output.
     pub bytes: u64,
+    /// Bytes of pages as they were last sent, from which differences are taken.
+    pub page_copies_bytes: u64,
     /// Bytes at most.
     pub limit_bytes: u64,
     /// How often it was full and the guest had to wait.

@@ -191,6 +191,8 @@ pub fn frame_message(pieces: Vec<Bytes>) -> Vec<Bytes> {
 pub struct Outbox {
     queue: mpsc::UnboundedSender<Vec<Bytes>>,
     waiting: Arc<AtomicU64>,
+    /// Bytes per second; 0 before any were measured.
+    bandwidth: Arc<AtomicU64>,
 }
 
 impl Outbox {
@@ -199,9 +201,12 @@ impl Outbox {
         let (queue, mut messages) = mpsc::unbounded_channel::<Vec<Bytes>>();
         let waiting = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&waiting);
+        let bandwidth = Arc::new(AtomicU64::new(0));
+        let measured = Arc::clone(&bandwidth);
         tokio::spawn(async move {
             while let Some(message) = messages.recv().await {
                 let length = length(&message);
+                measured.store(link_bandwidth(&link), Ordering::Relaxed);
                 let sent = link.send(channel::STREAM, Priority::Bulk, message).await;
                 counted.fetch_sub(length, Ordering::Relaxed);
                 if sent.is_err() {
@@ -210,7 +215,7 @@ impl Outbox {
             }
             counted.store(0, Ordering::Relaxed);
         });
-        Self { queue, waiting }
+        Self { queue, waiting, bandwidth }
     }
 
     /// Queues a message; into nothing when the link is gone, which is noticed elsewhere.
@@ -222,10 +227,20 @@ impl Outbox {
         }
     }
 
+    /// Bytes per second that the link carries, as measured; none before anything was.
+    pub fn bandwidth(&self) -> Option<u64> {
+        Some(self.bandwidth.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
     /// Bytes that wait for the link.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
+}
+
+/// What all connections of a link carry together.
+fn link_bandwidth(link: &Link) -> u64 {
+    link.stats().connections.iter().filter_map(|connection| connection.bandwidth_bytes_per_s).sum()
 }
 
 fn length(message: &[Bytes]) -> u64 {

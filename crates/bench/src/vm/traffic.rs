@@ -1,0 +1,123 @@
+//! Bytes sent per dirty byte under PostgreSQL, over links as fast as they are and over slower ones, and what the processes
+//! hold in memory then.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::guest::Guest;
+use super::lab::{Lab, eventually};
+use super::postgres::Load;
+use super::{load, number};
+use crate::engine::cpu;
+use crate::report::Report;
+
+const STRETCH: Duration = Duration::from_secs(20);
+const MIB: f64 = 1_048_576.0;
+
+/// One guest, over links that become slower.
+pub fn traffic(binary: &Path, report: &mut Report) -> Result<()> {
+    let mut lab = Lab::new(binary, 2)?;
+    let backup = lab.stand_by("b")?;
+    let primary = Guest::postgres()?.start(&mut lab, "a", &["b"], (5, 100))?;
+    let postgres = Load::start(&lab)?;
+    lab.protected(1)?;
+    for (link, name) in [(None, "this machine's memory"), (Some(1000), "1 Gbit/s"), (Some(200), "200 Mbit/s")] {
+        if let Some(megabits) = link {
+            lab.limit("a", megabits)?;
+        }
+        std::thread::sleep(Duration::from_secs(8));
+        let load = load();
+        let stretch = Stretch::observe(&lab, &postgres, [primary, backup])?;
+        let what = format!("bytes sent per dirty byte, PostgreSQL, link: {name}");
+        report.row(&what, stretch.show(), "<= 0.35", format!("load before {load}"));
+    }
+    memory(&lab, primary, backup, report)
+}
+
+/// What one stretch showed.
+struct Stretch {
+    sent: f64,
+    dirty: f64,
+    disk: f64,
+    epochs: f64,
+    transactions: u64,
+    /// Processor time of the primary's and the backup's process.
+    busy: [f64; 2],
+    bandwidth: f64,
+}
+
+impl Stretch {
+    fn observe(lab: &Lab, postgres: &Load, pids: [u32; 2]) -> Result<Self> {
+        let look = || eventually("a status", || lab.status("a"));
+        let (before, done, cpus) = (look()?, postgres.transactions(), pids.map(cpu));
+        std::thread::sleep(STRETCH);
+        let after = look()?;
+        let since = |path: &str| number(&after, path) - number(&before, path);
+        let busy = |at: usize| (cpu(pids[at]) - cpus[at]).as_secs_f64() / STRETCH.as_secs_f64();
+        Ok(Self {
+            sent: since("/traffic/sentBytes"),
+            dirty: since("/traffic/dirtyBytes"),
+            disk: since("/traffic/diskBytes"),
+            epochs: since("/epochs/sealed"),
+            transactions: postgres.transactions() - done,
+            busy: [busy(0), busy(1)],
+            bandwidth: bandwidth(&after),
+        })
+    }
+
+    fn show(&self) -> String {
+        let seconds = STRETCH.as_secs_f64();
+        format!(
+            "{:.2} ({:.1} of {:.1} MiB/s, disk {:.1}; {:.0} epochs/s, {:.0} transactions/s; processes {:.0} % and {:.0} % of a core; bandwidth measured {:.0} MiB/s)",
+            self.sent / self.dirty,
+            self.sent / MIB / seconds,
+            self.dirty / MIB / seconds,
+            self.disk / MIB / seconds,
+            self.epochs / seconds,
+            self.transactions as f64 / seconds,
+            self.busy[0] * 100.0,
+            self.busy[1] * 100.0,
+            self.bandwidth / MIB
+        )
+    }
+}
+
+/// What the connections to the first peer carry together.
+fn bandwidth(status: &Value) -> f64 {
+    let connections = status["peers"][0]["connections"].as_array().into_iter().flatten();
+    connections.filter_map(|connection| connection["bandwidthBytesPerS"].as_f64()).sum()
+}
+
+fn memory(lab: &Lab, primary: u32, backup: u32, report: &mut Report) -> Result<()> {
+    let status = eventually("a status", || lab.status("a"))?;
+    let buffer = (number(&status, "/buffer/bytes") + number(&status, "/buffer/pageCopiesBytes")) / MIB;
+    let (ours, theirs) = (beyond_ram(primary), beyond_ram(backup));
+    report.row(
+        "memory beyond guest RAM and buffer, primary and backup",
+        format!("{:.0} and {theirs:.0} MiB (primary: {ours:.0} MiB with {buffer:.0} MiB of buffer)", ours - buffer),
+        "<= 40 MiB",
+        "each with its share of the binary's pages; QEMU not counted".to_owned(),
+    );
+    Ok(())
+}
+
+/// What a process has in memory (proc(5), smaps: `Pss`), without the guest's RAM, in MiB.
+fn beyond_ram(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut sum, mut counts) = (0.0, true);
+    for line in text.lines() {
+        match line.strip_prefix("Pss:") {
+            Some(size) if counts => sum += size.trim().trim_end_matches(" kB").parse().unwrap_or(0.0),
+            Some(_) => {}
+            // The line that a mapping begins with: its range in hexadecimal numbers.
+            None if line.split(' ').next().is_some_and(|word| word.contains('-')) => {
+                counts = !line.contains("/dev/shm/mycelium-");
+            }
+            None => {}
+        }
+    }
+    sum / 1024.0
+}
