@@ -27,7 +27,7 @@ pub fn failover(binary: &Path, report: &mut Report) -> Result<()> {
     let mut lab = Lab::new(binary, 3)?;
     lab.stand_by("b")?;
     lab.stand_by("c")?;
-    Guest::beacon(&lab, "light", 2000)?.start(&mut lab, "a", &["b", "c"], (5, 100))?;
+    Guest::beacon(&lab, "light", 2000)?.start(&mut lab, &["b", "c"], (5, 100))?;
     let beats = Beats::start(&lab)?;
     beats.go_on()?;
     let mut losses = Vec::new();

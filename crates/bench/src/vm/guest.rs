@@ -64,23 +64,24 @@ impl Guest {
         })
     }
 
-    /// Starts it on a host with these backups, with epochs of so many milliseconds at least and at most.
-    pub fn start(&self, lab: &mut Lab, host: &str, backups: &[&str], epoch: (u32, u32)) -> Result<u32> {
-        self.start_with(lab, host, backups, epoch, &[])
+    /// Starts it on host `a` with these backups, with epochs of so many milliseconds at least and at most.
+    pub fn start(&self, lab: &mut Lab, backups: &[&str], epoch: (u32, u32)) -> Result<u32> {
+        self.start_with(lab, backups, epoch, "auto", &[])
     }
 
-    /// The same with more flags of `vm run`.
+    /// The same with a way to pack pages, and more flags of `vm run`.
     pub fn start_with(
         &self,
         lab: &mut Lab,
-        host: &str,
         backups: &[&str],
         (least, most): (u32, u32),
+        compression: &str,
         more: &[&str],
     ) -> Result<u32> {
+        let host = "a";
         let document = lab.folder().join("vm.yaml");
         let text = format!(
-            "apiVersion: mycelium.network/v1\nkind: EndophyteVM\nmetadata: {{name: {VM}}}\nspec:\n  distributedRAM:\n    epochMilliseconds: {{minimum: {least}, maximum: {most}}}\n"
+            "apiVersion: mycelium.network/v1\nkind: EndophyteVM\nmetadata: {{name: {VM}}}\nspec:\n  distributedRAM:\n    epochMilliseconds: {{minimum: {least}, maximum: {most}}}\n    compression: {compression}\n"
         );
         std::fs::write(&document, text)?;
         let (document, listen) = (document.to_string_lossy().into_owned(), format!("{}:7400", address(host)));

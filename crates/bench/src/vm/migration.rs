@@ -38,7 +38,7 @@ impl Silences {
 fn moves(binary: &Path, flags: &[&str]) -> Result<Silences> {
     let mut lab = Lab::new(binary, 2)?;
     lab.stand_by("b")?;
-    Guest::beacon(&lab, "light", 2000)?.start_with(&mut lab, "a", &["b"], (5, 100), flags)?;
+    Guest::beacon(&lab, "light", 2000)?.start_with(&mut lab, &["b"], (5, 100), "auto", flags)?;
     let beats = Beats::start(&lab)?;
     beats.go_on()?;
     let mut silences = Silences { moving: Vec::new(), usual: Vec::new() };

@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(8);
 fn observe(binary: &Path, epoch: (u32, u32), looks: u32) -> Result<(Vec<f64>, f64)> {
     let mut lab = Lab::new(binary, 2)?;
     lab.stand_by("b")?;
-    Guest::beacon(&lab, "light", 2000)?.start(&mut lab, "a", &["b"], epoch)?;
+    Guest::beacon(&lab, "light", 2000)?.start(&mut lab, &["b"], epoch)?;
     let beats = Beats::start(&lab)?;
     beats.go_on()?;
     lab.protected(1)?;

@@ -20,7 +20,7 @@ pub fn slow_down(binary: &Path, report: &mut Report) -> Result<()> {
     let load = load();
     let mut lab = Lab::new(binary, 2)?;
     lab.stand_by("b")?;
-    let primary = Guest::beacon(&lab, "bound", 20_000)?.start(&mut lab, "a", &[], (46, 46))?;
+    let primary = Guest::beacon(&lab, "bound", 20_000)?.start(&mut lab, &[], (46, 46))?;
     let beats = Beats::start(&lab)?;
     beats.go_on()?;
     std::thread::sleep(Duration::from_secs(5));

@@ -17,24 +17,34 @@ use crate::report::Report;
 const STRETCH: Duration = Duration::from_secs(20);
 const MIB: f64 = 1_048_576.0;
 
-/// One guest, over links that become slower.
+/// One guest over links that become slower, and one whose pages are packed whatever the link.
 pub fn traffic(binary: &Path, report: &mut Report) -> Result<()> {
+    let links = [(None, "this machine's memory"), (Some(1000), "1 Gbit/s"), (Some(200), "200 Mbit/s")];
+    replicate(binary, "auto", &links, report)?;
+    replicate(binary, "lz4", &links[..1], report)?;
+    replicate(binary, "zstd", &links[..1], report)
+}
+
+/// A limit in Mbit/s, and what it is called.
+type LinkSpeed = (Option<u32>, &'static str);
+
+fn replicate(binary: &Path, compression: &str, links: &[LinkSpeed], report: &mut Report) -> Result<()> {
     let mut lab = Lab::new(binary, 2)?;
     let backup = lab.stand_by("b")?;
-    let primary = Guest::postgres()?.start(&mut lab, "a", &["b"], (5, 100))?;
+    let primary = Guest::postgres()?.start_with(&mut lab, &["b"], (5, 100), compression, &[])?;
     let postgres = Load::start(&lab)?;
     lab.protected(1)?;
-    for (link, name) in [(None, "this machine's memory"), (Some(1000), "1 Gbit/s"), (Some(200), "200 Mbit/s")] {
+    for (link, name) in links {
         if let Some(megabits) = link {
-            lab.limit("a", megabits)?;
+            lab.limit("a", *megabits)?;
         }
         std::thread::sleep(Duration::from_secs(8));
         let load = load();
         let stretch = Stretch::observe(&lab, &postgres, [primary, backup])?;
-        let what = format!("bytes sent per dirty byte, PostgreSQL, link: {name}");
+        let what = format!("bytes sent per dirty byte, PostgreSQL, packing {compression}, link: {name}");
         report.row(&what, stretch.show(), "<= 0.35", format!("load before {load}"));
     }
-    memory(&lab, primary, backup, report)
+    if compression == "auto" { memory(&lab, primary, backup, report) } else { Ok(()) }
 }
 
 /// What one stretch showed.

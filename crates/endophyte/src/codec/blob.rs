@@ -19,13 +19,12 @@ pub struct Packer {
     content: Vec<u8>,
 }
 
-impl Default for Packer {
-    fn default() -> Self {
-        Self { compressor: Compressor::new(Compression::Auto, thread_time), content: Vec::new() }
-    }
-}
-
 impl Packer {
+    /// Packs by this policy.
+    pub fn new(compression: Compression) -> Self {
+        Self { compressor: Compressor::new(compression, thread_time), content: Vec::new() }
+    }
+
     /// Packs these pieces, as one content, for links that carry `link_bytes_per_s`.
     pub fn pack(&mut self, pieces: &[Bytes], link_bytes_per_s: u64) -> Bytes {
         self.content.clear();
@@ -76,7 +75,7 @@ mod tests {
                 (0..length).map(|at| if noise { state = state.wrapping_mul(747_796_405).wrapping_add(1); (state >> 24) as u8 } else { (at / 97) as u8 }).collect()
             };
             let pieces: Vec<Bytes> = pieces.into_iter().map(piece).collect();
-            let mut packer = Packer::default();
+            let mut packer = Packer::new(Compression::Auto);
             let blob = packer.pack(&pieces, if slow { 1_000_000 } else { u64::MAX });
             let content = pieces.concat();
             prop_assert_eq!(unpack(&blob, content.len()), Some(Bytes::from(content.clone())));

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use super::{EncoderConfig, PAGE, PageDecoder, PageEncoder, PageError, PageSink};
+use super::{Compression, EncoderConfig, PAGE, PageDecoder, PageEncoder, PageError, PageSink};
 
 /// Longer states are sent whole.
 const STATE_MAX: usize = 16 << 20;
@@ -23,8 +23,8 @@ pub struct DeviceEncoder {
 
 impl DeviceEncoder {
     /// One that has sent nothing yet.
-    pub fn new(seed: u64) -> Self {
-        let config = EncoderConfig { threads: 1, ..EncoderConfig::new(PAGES, STATE_MAX, seed) };
+    pub fn new(seed: u64, compression: Compression) -> Self {
+        let config = EncoderConfig { threads: 1, compression, ..EncoderConfig::new(PAGES, STATE_MAX, seed) };
         Self { encoder: PageEncoder::new(config), image: Vec::new() }
     }
 
@@ -118,7 +118,7 @@ mod tests {
         fn the_state_is_the_last_one(
             states in prop::collection::vec((0_usize..40_000, any::<u8>(), prop::collection::vec(0_usize..40_000, 0..30), any::<bool>()), 1..12),
         ) {
-            let (mut encoder, mut decoder) = (DeviceEncoder::new(3), DeviceDecoder::default());
+            let (mut encoder, mut decoder) = (DeviceEncoder::new(3, Compression::Auto), DeviceDecoder::default());
             let mut state: Vec<u8> = Vec::new();
             for (length, fill, changes, forget) in states {
                 state.resize(length, fill);
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_state_that_hardly_changed_costs_hardly_anything() {
-        let mut encoder = DeviceEncoder::new(3);
+        let mut encoder = DeviceEncoder::new(3, Compression::Auto);
         let mut state: Vec<u8> = (0..130_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         encoder.encode(&state.clone().into(), u64::MAX);
         state[7_000..7_008].fill(1);

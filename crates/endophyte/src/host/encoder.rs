@@ -12,9 +12,10 @@ use super::agent::Event;
 use super::primary::{Captured, Job, Sent, Settings, Work};
 use super::stream::{Outbox, StreamMessage, frame_message};
 use crate::codec::{
-    DeviceEncoder, EncoderConfig, EpochId, FrameKind, PAGE, Packer, PageEncoder, Parts as FrameParts, seal,
+    Compression, DeviceEncoder, EncoderConfig, EpochId, FrameKind, PAGE, Packer, PageEncoder, Parts as FrameParts, seal,
 };
 use crate::group::Position;
+use mycelium_api::endophyte::Compression as Wanted;
 
 /// The thread that makes frames of checkpoints.
 pub(super) struct Encoder {
@@ -35,9 +36,11 @@ impl Encoder {
     pub fn new(settings: Settings, pages: u64, settled: Arc<AtomicU64>, events: mpsc::UnboundedSender<Event>) -> Self {
         let seed = settings.seed;
         let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
-        let encoder = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, cache_bytes, seed) });
-        let base = PageEncoder::new(EncoderConfig { threads: 1, ..EncoderConfig::new(pages, 0, seed) });
-        let (devices, disk) = (DeviceEncoder::new(seed), Packer::default());
+        let compression = packing(settings.ram.compression);
+        let config =
+            |cache_bytes| EncoderConfig { threads: 1, compression, ..EncoderConfig::new(pages, cache_bytes, seed) };
+        let (encoder, base) = (PageEncoder::new(config(cache_bytes)), PageEncoder::new(config(0)));
+        let (devices, disk) = (DeviceEncoder::new(seed, compression), Packer::new(compression));
         Self { settings, pages, encoder, base, devices, disk, kept: VecDeque::new(), settled, events }
     }
 
@@ -132,4 +135,14 @@ impl Encoder {
 /// What the slowest of these links carries: every backup must keep up. One of which nothing is known yet is no reason to pack.
 fn slowest<'a>(outboxes: impl IntoIterator<Item = &'a Outbox>) -> u64 {
     outboxes.into_iter().filter_map(Outbox::bandwidth).min().unwrap_or(u64::MAX)
+}
+
+/// What the document says about packing, in the codec's words.
+fn packing(wanted: Wanted) -> Compression {
+    match wanted {
+        Wanted::Auto => Compression::Auto,
+        Wanted::Never => Compression::Never,
+        Wanted::Lz4 => Compression::Lz4,
+        Wanted::Zstd => Compression::Zstd,
+    }
 }
