@@ -66,8 +66,8 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Loss> 
         bail!("{victim} was killed and still has the guest");
     }
     let stamp = |text: &str| {
-        let events = status["events"].as_array()?.iter().rev();
-        let event = events.filter(|event| event["text"].as_str().is_some_and(|said| said.starts_with(text))).next()?;
+        let mut events = status["events"].as_array()?.iter().rev();
+        let event = events.find(|event| event["text"].as_str().is_some_and(|said| said.starts_with(text)))?;
         seconds(&event["time"], cut)
     };
     let decided = stamp("takes over").context("no host said that it takes over")?;
