@@ -63,7 +63,7 @@ bench: ## Measure the figures of SPEC.md beside their peers
 sim: ## Run the simulation: make sim SEEDS=1000 FROM=1
 	cargo run --release --locked -p mycelium-sim -- --seeds $${SEEDS:-1000} --from-seed $${FROM:-1}
 
-fuzz: ## Feed random and mutated bytes to every decoder: make fuzz RUNS=20000 SEED=1 (fuzz/README.md: coverage-guided)
+fuzz: ## Feed random and mutated bytes to every decoder: make fuzz RUNS=20000 SEED=1 (guided by coverage: fuzz/guided.sh)
 	cd fuzz && cargo run --release -- all $${RUNS:-20000} $${SEED:-1}
 
 clean: ## Remove what was built

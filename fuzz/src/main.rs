@@ -78,8 +78,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
 
 fn fuzz(target: &Target, rounds: u64, seed: u64) -> bool {
     let rounds = rounds / target.cost;
-    let mut seeds: Vec<Vec<u8>> = target.seeds.iter().map(|seed| seed.to_vec()).collect();
-    seeds.extend((target.written)());
+    let seeds = target.inputs();
     for input in &seeds {
         (target.run)(input);
     }

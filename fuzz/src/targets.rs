@@ -34,6 +34,11 @@ impl Target {
     const fn new(name: &'static str, run: fn(&[u8]), seeds: &'static [&'static [u8]]) -> Self {
         Self { name, run, seeds, written: Vec::new, cost: 1 }
     }
+
+    /// All inputs to start from.
+    pub fn inputs(&self) -> Vec<Vec<u8>> {
+        self.seeds.iter().map(|seed| seed.to_vec()).chain((self.written)()).collect()
+    }
 }
 
 const POD: &[u8] = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"},"finalizers":["x/y"]},
@@ -67,12 +72,17 @@ const VM: &[u8] =
 
 /// Every target.
 pub fn all() -> Vec<Target> {
-    let mut all = LIBRARY.to_vec();
+    let all = LIBRARY.into_iter();
     #[cfg(feature = "engine")]
-    all.extend(engine::TARGETS);
+    let all = all.chain(engine::TARGETS);
     #[cfg(feature = "vm")]
-    all.extend(vm::TARGETS);
-    all
+    let all = all.chain(vm::TARGETS);
+    all.collect()
+}
+
+/// The target of that name.
+pub fn named(name: &str) -> Option<Target> {
+    all().into_iter().find(|target| target.name == name)
 }
 
 const LIBRARY: [Target; 12] = [
