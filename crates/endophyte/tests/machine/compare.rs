@@ -81,7 +81,7 @@ fn every_epoch_is_whole(cpus: u32) {
         // Every third time, whole RAM is compared while the guest still stands.
         let compared = epoch % 3 == 0;
         let take = if compared { Checkpointer::capture_and_hold } else { Checkpointer::capture };
-        let capture = take(&mut checkpointer, epoch, &mut || drop(card.seal(epoch).unwrap())).unwrap();
+        let capture = take(&mut checkpointer, epoch, &mut || _ = card.seal(epoch).unwrap()).unwrap();
         bytes += backup.send(&capture.pages);
         (pages, most) = (pages + capture.pages.len(), most.max(capture.pages.len()));
         if compared {
