@@ -43,7 +43,7 @@ vm-demo: ## Three hosts as namespaces, a virtual machine, two power cuts, and a 
 chaos: ## Virtual machines whose hosts are killed, parted and harmed, many times (KILLS=200 PG_KILLS=30 ROUNDS=30 EPOCHS=3000 SEED=...)
 	@scripts/setup.sh test
 	MYCELIUM_CHAOS_KILLS=$${KILLS:-200} MYCELIUM_CHAOS_POSTGRES_KILLS=$${PG_KILLS:-30} \
-	  MYCELIUM_CHAOS_PARTITIONS=$${ROUNDS:-30} MYCELIUM_CHAOS_PHASES=$$((6 * $${ROUNDS:-30})) \
+	  MYCELIUM_CHAOS_MIGRATIONS=$${ROUNDS:-30} MYCELIUM_CHAOS_PARTITIONS=$${ROUNDS:-30} MYCELIUM_CHAOS_PHASES=$$((6 * $${ROUNDS:-30})) \
 	  MYCELIUM_CHAOS_WIRE=$${ROUNDS:-30} $(if $(SEED),MYCELIUM_CHAOS_SEED=$(SEED)) \
 	  cargo test --release --locked -p mycelium --test vm -- --nocapture
 	MYCELIUM_EPOCHS=$${EPOCHS:-3000} cargo test --release --locked -p mycelium-endophyte --test machine -- --nocapture compare

@@ -126,7 +126,8 @@ impl Core {
         let mut config = newest.config.clone();
         config.base = base;
         let equal = |name: &&Name| standing.ballots.get(*name).is_some_and(|ballot| ballot.held == Some(base));
-        config.holders = config.data.iter().filter(|name| **name != self.me).filter(equal).cloned().collect();
+        let holds = |name: &&Name| equal(name) || standing.certified_for(name, &newest.config);
+        config.holders = config.data.iter().filter(|name| **name != self.me).filter(holds).cloned().collect();
         config.primary = self.me.clone();
         let mut under = newest.quorums();
         if !newest.majority(|name| standing.ballots.contains_key(name)) {
@@ -135,7 +136,7 @@ impl Core {
             under.clear();
         }
         let mut reign = Reign { under, ..Reign::default() };
-        for name in &config.holders {
+        for name in config.holders.iter().filter(equal) {
             reign.peers.entry(name.clone()).or_default().held = Some(base);
         }
         let behind = config.holders.clone();
@@ -160,6 +161,18 @@ impl Core {
         let own = |held: &Position| held.term == reign || *held == config.base;
         let others = config.data.iter().filter(|name| **name != self.me).filter_map(|name| ballots.get(name)?.held);
         others.filter(|held| own(held) && held.epoch >= needed && held.epoch <= sealed.epoch).max()
+    }
+}
+
+impl Standing {
+    /// Whether a hand-over shows that a holder that has not been heard has the last epoch, or nothing any more: its output
+    /// was released only when all had it. It stays a holder, so that the VM is never without one: nothing is released
+    /// before it says so itself, and it is dropped if it cannot.
+    fn certified_for(&self, name: &Name, config: &Config) -> bool {
+        let all = config.rules.policy.needed(config.holders.len()) == config.holders.len();
+        let heard = self.ballots.contains_key(name);
+        let released_when_held = config.rules.output == OutputMode::Commit;
+        self.certified.is_some() && all && released_when_held && !heard && config.holders.contains(name)
     }
 }
 

@@ -186,6 +186,9 @@ impl Drop for Lab {
         for host in &mut self.hosts {
             if std::thread::panicking() {
                 eprintln!("---- log of {}\n{}", host.name, host.log());
+                for vm in VmRoot::of(&host.dir).names().unwrap_or_default() {
+                    eprintln!("---- {vm} on {}: {:#?}", host.name, host.status(&vm));
+                }
             }
             host.kill();
         }
@@ -245,6 +248,13 @@ impl Host {
         let mut command = self.program(&["timeout", "120", env!("CARGO_BIN_EXE_mycelium")]);
         command.arg("vm").args(words).stdin(Stdio::null());
         command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// Starts a command of `mycelium vm` and does not wait for it.
+    pub fn begin(&self, words: &[&str]) -> Child {
+        let mut command = self.mycelium();
+        command.arg("vm").args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
     /// The process that was started here last.

@@ -18,6 +18,7 @@ mod numbers;
 mod partitions;
 mod phases;
 mod postgres;
+mod pressure;
 mod random;
 mod stalls;
 mod storage;

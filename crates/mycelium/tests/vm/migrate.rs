@@ -1,10 +1,15 @@
-//! Planned migration: to a backup, to a host that was none, and what is refused.
+//! Planned migration: to a backup, to a host that was none, what is refused, and hosts that are lost on the way.
+
+use std::thread;
+use std::time::Duration;
+
+use mycelium_endophyte::host::status::Role;
 
 use crate::common::eventually;
-use crate::guests::{VM, run_numbers};
-use crate::lab::{Lab, said};
+use crate::guests::{VM, numbers, run_numbers};
+use crate::lab::{Lab, said, states};
 use crate::numbers::Client;
-use crate::random::Random;
+use crate::random::{Random, setting};
 
 /// A machine without backups is protected and moved while a client uses it, and moved back; the client sees a short gap.
 #[test]
@@ -40,5 +45,51 @@ fn a_machine_moves_under_load_and_back() {
         // The source became a backup.
         lab.protected(VM, 1);
     }
+    client.goes_on();
+}
+
+/// Source or target lose their power at a random moment of a migration: one host runs the guest afterwards, and nothing
+/// it said is contradicted.
+#[test]
+fn a_host_lost_during_a_migration_leaves_one_primary() {
+    let mut random = Random::new();
+    let (mut lab, client) = numbers(&mut random, &[]);
+    for round in 0..setting("MYCELIUM_CHAOS_MIGRATIONS", 4) {
+        let source = lab.protected(VM, 2);
+        client.goes_on();
+        let others: Vec<String> = lab.names().into_iter().filter(|name| *name != source).collect();
+        let target = &others[random.below(2) as usize];
+        let victim = if round % 2 == 0 { &source } else { target };
+        let moving = lab.host(&source).begin(&["migrate", VM, "--to", target]);
+        let after = Duration::from_micros(random.below(400_000));
+        thread::sleep(after);
+        // On a busy machine the primary may be elected again and have no backup that counts for a moment. What happens in
+        // such a moment only that host knows, and `vm status` says so.
+        eventually("the guest is protected, or on its way", || match lab.primary(VM) {
+            Some((_, status)) if !states(&status).iter().any(|(_, state)| *state == "backup") => {
+                Err(format!("{:?}", states(&status)))
+            }
+            _ => Ok(()),
+        });
+        lab.power_off(victim);
+        let moved = moving.wait_with_output().expect("migrate");
+        client.goes_on();
+        let heir = eventually("one host runs the guest", || {
+            let all: Vec<_> = lab.names().into_iter().filter(|name| *name != *victim).collect();
+            let mut runs = |name: &String| lab.host(name).status(VM).is_some_and(|status| status.role == Role::Primary);
+            match &*all.into_iter().filter(|name| runs(name)).collect::<Vec<_>>() {
+                [one] => Ok(one.clone()),
+                none_or_two => Err(format!("{none_or_two:?}")),
+            }
+        });
+        println!(
+            "{source} to {target}, {victim} lost after {} ms: {heir} goes on; the command said: {}",
+            after.as_millis(),
+            said(&moved).trim()
+        );
+        lab.power_on(victim);
+        lab.host(victim).stand_by();
+    }
+    lab.protected(VM, 2);
     client.goes_on();
 }

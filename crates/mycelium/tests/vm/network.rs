@@ -38,4 +38,22 @@ impl Lab {
     fn filter(&self, host: &str, rules: &str) {
         run(command("ip").args(["netns", "exec", &self.namespace(host), "nft", rules]));
     }
+
+    /// Whatever leaves a host, its guest's frames included, has this many megabits a second.
+    pub fn slow(&self, host: &str, megabits: u32) {
+        let rate = format!("{megabits}mbit");
+        self.shape(
+            host,
+            &["replace", "dev", "uplink", "root", "tbf", "rate", &rate, "burst", "32kb", "latency", "20ms"],
+        );
+    }
+
+    /// It has all that the wire can carry again.
+    pub fn fast(&self, host: &str) {
+        self.shape(host, &["delete", "dev", "uplink", "root"]);
+    }
+
+    fn shape(&self, host: &str, words: &[&str]) {
+        run(command("tc").args(["-n", &self.namespace(host), "qdisc"]).args(words));
+    }
 }

@@ -1,0 +1,52 @@
+//! A guest that dirties memory faster than its host can send it.
+
+use crate::common::eventually;
+use crate::guests::{VM, numbers, order};
+use crate::lab::{Lab, states};
+use crate::random::Random;
+
+/// What replication may hold, in mebibytes, and what hosts can send, in megabits a second.
+const BUFFER: u64 = 32;
+const WIRE: u32 = 400;
+
+/// The guest's throttle, and whether it is protected; fails if more is held than is allowed.
+fn look(lab: &Lab) -> Result<(f64, bool), String> {
+    let (_, status) = lab.primary(VM).ok_or("no primary")?;
+    assert_eq!(status.buffer.limit_bytes, BUFFER << 20);
+    // Epochs under way count once, and once more in the queue to each backup; a queue that exceeds the buffer is given up.
+    let queues = 1 + status.peers.len() as u64;
+    assert!(status.buffer.bytes <= queues * status.buffer.limit_bytes, "{:?}", status.buffer);
+    Ok((status.guest.throttle, states(&status).iter().any(|(_, state)| *state == "backup")))
+}
+
+/// It is slowed, the buffer is bounded, it still answers, and it is free again when the load is over.
+#[test]
+fn a_guest_that_outruns_its_link_is_slowed_and_freed() {
+    let mut random = Random::new();
+    let (lab, client) = numbers(&mut random, &["--buffer", "32Mi"]);
+    lab.protected(VM, 2);
+    client.goes_on();
+    // On a busy machine another host may take over.
+    lab.names().iter().for_each(|host| lab.slow(host, WIRE));
+    order(&lab, "memory", 6);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        eventually("the guest is slowed by a part", || match look(&lab)? {
+            (throttle, true) if throttle > 0.0 && throttle < 1.0 => {
+                seen.push(throttle);
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        });
+        client.goes_on();
+    }
+    println!("slowed by {seen:.2?}");
+    order(&lab, "memory", 0);
+    eventually("the guest is free again", || match look(&lab)? {
+        (0.0, true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    lab.names().iter().for_each(|host| lab.fast(host));
+    lab.protected(VM, 2);
+    client.goes_on();
+}
