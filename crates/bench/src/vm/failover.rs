@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::beats::{Beats, now};
@@ -31,20 +31,27 @@ pub fn failover(binary: &Path, report: &mut Report) -> Result<()> {
     let beats = Beats::start(&lab)?;
     beats.go_on()?;
     let mut losses = Vec::new();
-    for kill in 0..KILLS {
-        let (victim, _) = lab.protected(2)?;
+    // On a busy machine a backup may take over by itself a moment before the kill: such a round says nothing.
+    for attempt in 0..2 * KILLS {
+        lab.protected(2)?;
         // Not in step with epochs and heartbeats.
-        std::thread::sleep(Duration::from_millis(3000 + 37 * kill as u64));
-        losses.push(lose(&mut lab, &beats, &victim, kill + 1 == KILLS)?);
+        std::thread::sleep(Duration::from_millis(3000 + 37 * attempt as u64));
+        let (victim, _) = lab.protected(2)?;
+        let loss = lose(&mut lab, &beats, &victim, losses.len() + 1 == KILLS)?;
         lab.power_on(&victim)?;
+        losses.extend(loss);
+        if losses.len() == KILLS {
+            break;
+        }
     }
+    let kills = losses.len();
     let spread = |of: fn(&Loss) -> f64| {
         let mut values: Vec<f64> = losses.iter().map(of).collect();
         format!("{:.0} / {:.0} ms", quantile(&mut values, 0.5), quantile(&mut values, 1.0))
     };
     report.row(
         "last sign of life to the guest running on the backup, p50 / max",
-        format!("{} ({KILLS} kills; decided after {})", spread(|loss| loss.runs), spread(|loss| loss.decided)),
+        format!("{} ({kills} kills; decided after {})", spread(|loss| loss.runs), spread(|loss| loss.decided)),
         "<= 150 ms",
         format!("load before {load}"),
     );
@@ -57,14 +64,12 @@ pub fn failover(binary: &Path, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Loss> {
+fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Option<Loss>> {
     let cut = now();
     lab.power_off(victim)?;
     beats.go_on()?;
     let (heir, status) = lab.protected(1)?;
-    if heir == victim {
-        bail!("{victim} was killed and still has the guest");
-    }
+    ensure!(heir != victim, "{victim} was killed and still has the guest");
     let stamp = |text: &str| {
         let mut events = status["events"].as_array()?.iter().rev();
         let event = events.find(|event| event["text"].as_str().is_some_and(|said| said.starts_with(text)))?;
@@ -72,6 +77,10 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Loss> 
     };
     let decided = stamp("takes over").context("no host said that it takes over")?;
     let runs = stamp("the guest runs here").context("no host said that the guest runs")?;
+    if decided < cut {
+        eprintln!("    {victim} was not the primary any more when it was killed; not counted");
+        return Ok(None);
+    }
     let (silence, begun) = beats.longest_silence(cut - 0.3, now());
     let heard = begun + silence / 1e3;
     if draw {
@@ -91,7 +100,7 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Loss> 
     }
     let ms = |at: f64| (at - cut) * 1e3;
     eprintln!("    {victim} to {heir}: decided {:.0}, runs {:.0}, silence {silence:.0} ms", ms(decided), ms(runs));
-    Ok(Loss { decided: ms(decided), runs: ms(runs), silence })
+    Ok(Some(Loss { decided: ms(decided), runs: ms(runs), silence }))
 }
 
 /// The time of day of an RFC 3339 stamp (UTC), on the day of `near`, in seconds since 1970.

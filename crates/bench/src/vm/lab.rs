@@ -205,6 +205,26 @@ impl Lab {
         run(command("tc").args(words.split_whitespace())).map(drop)
     }
 
+    /// Processor time that the virtual processors of a host's guest had (proc(5), schedstat: the first number, in ns).
+    pub fn processor_seconds(&self, host: &str) -> Result<f64> {
+        let pids = run(command("ip").args(["netns", "pids", &self.namespace(host)]))?;
+        let tasks = pids.split_whitespace().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task"))).flatten();
+        let ns = tasks.flatten().filter_map(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            let times = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            name.starts_with("CPU ").then(|| times.split(' ').next()?.parse::<f64>().ok())?
+        });
+        let total: f64 = ns.sum();
+        ensure!(total > 0.0, "no guest runs on {host}");
+        Ok(total / 1e9)
+    }
+
+    /// Bytes that left a host by its interface, whoever sent them.
+    pub fn sent_bytes(&self, host: &str) -> Result<f64> {
+        let text = run(self.inside(host, "cat").arg("/sys/class/net/uplink/statistics/tx_bytes"))?;
+        Ok(text.trim().parse()?)
+    }
+
     /// Cuts the power of a host: nobody hears of it any more, then everything on it is gone.
     pub fn power_off(&mut self, host: &str) -> Result<()> {
         ip(&format!("-n {} link set to-{host} down", self.namespace("switch")))?;

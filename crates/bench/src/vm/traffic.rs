@@ -52,6 +52,8 @@ struct Stretch {
     sent: f64,
     dirty: f64,
     disk: f64,
+    /// Left the primary's interface, with what the guest and the transport say beside it.
+    wire: f64,
     epochs: f64,
     transactions: u64,
     /// Processor time of the primary's and the backup's process.
@@ -63,14 +65,17 @@ impl Stretch {
     fn observe(lab: &Lab, postgres: &Load, pids: [u32; 2]) -> Result<Self> {
         let look = || eventually("a status", || lab.status("a"));
         let (before, done, cpus) = (look()?, postgres.transactions(), pids.map(cpu));
+        let wire = lab.sent_bytes("a")?;
         std::thread::sleep(STRETCH);
         let after = look()?;
+        let wire = lab.sent_bytes("a")? - wire;
         let since = |path: &str| number(&after, path) - number(&before, path);
         let busy = |at: usize| (cpu(pids[at]) - cpus[at]).as_secs_f64() / STRETCH.as_secs_f64();
         Ok(Self {
             sent: since("/traffic/sentBytes"),
             dirty: since("/traffic/dirtyBytes"),
             disk: since("/traffic/diskBytes"),
+            wire,
             epochs: since("/epochs/sealed"),
             transactions: postgres.transactions() - done,
             busy: [busy(0), busy(1)],
@@ -81,11 +86,12 @@ impl Stretch {
     fn show(&self) -> String {
         let seconds = STRETCH.as_secs_f64();
         format!(
-            "{:.2} ({:.1} of {:.1} MiB/s, disk {:.1}; {:.0} epochs/s, {:.0} transactions/s; processes {:.0} % and {:.0} % of a core; bandwidth measured {:.0} MiB/s)",
+            "{:.3} ({:.2} of {:.1} MiB/s, disk {:.2}, all that left the interface {:.2}; {:.0} epochs/s, {:.0} transactions/s; processes {:.0} % and {:.0} % of a core; bandwidth measured {:.0} MiB/s)",
             self.sent / self.dirty,
             self.sent / MIB / seconds,
             self.dirty / MIB / seconds,
             self.disk / MIB / seconds,
+            self.wire / MIB / seconds,
             self.epochs / seconds,
             self.transactions as f64 / seconds,
             self.busy[0] * 100.0,
