@@ -94,7 +94,11 @@ impl Core {
     /// what was acknowledged; normally none.
     pub fn new(me: Name, durable: Durable, held: Option<Position>, faults: Faults) -> Self {
         let data = held.map_or(Data::Nothing, |held| Data::Replica { held, gap: false });
-        let role = Role::Follower { primary: None };
+        // Nobody tells it of a configuration that it has accepted already: it follows that one's primary, if no vote of a
+        // later term forbids it.
+        let accepted = durable.proposal.as_ref().map(|proposal| &proposal.config);
+        let followed = accepted.filter(|config| config.version.term == durable.term && config.primary != me);
+        let role = Role::Follower { primary: followed.map(|config| config.primary.clone()) };
         Self { me, durable, seen_term: 0, data, early: BTreeSet::new(), role, paused: false, faults }
     }
 
