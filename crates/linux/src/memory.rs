@@ -1,6 +1,6 @@
 //! How the C library keeps memory, and giving it back.
 
-/// Returns freed heap pages to the kernel. A shim calls it after the few moments in which it allocates much.
+/// Returns freed heap pages to the kernel: for after the few moments in which much is allocated.
 pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes the allocator's own lock and touches only free memory.

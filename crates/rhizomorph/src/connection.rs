@@ -320,7 +320,7 @@ impl Input {
             && lock(&link.receiver).finish(&header, piece)?
         {
             link.last_path.store(connection.id, Relaxed);
-            link.ready.notify_one();
+            link.notify_ready();
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::core::Balancing;
 use crate::core::message::OutMessage;
-use crate::core::receiver::Message;
+use crate::core::receiver::{Message, Wanted};
 use crate::dial;
 use crate::error::{CloseReason, Error};
 use crate::identity::Identity;
@@ -149,12 +149,29 @@ impl Link {
     }
 
     /// The next message of any channel. What had arrived before the link closed can still be taken.
+    ///
+    /// An application that takes bulk messages only when it has room for them uses [`recv_urgent`](Self::recv_urgent)
+    /// and [`recv_bulk`](Self::recv_bulk), in a task each, instead: then the ones never wait for the others.
     pub async fn recv(&self) -> Result<Message, Error> {
+        self.receive(Wanted::Any).await
+    }
+
+    /// The next urgent message of any channel.
+    pub async fn recv_urgent(&self) -> Result<Message, Error> {
+        self.receive(Wanted::Urgent).await
+    }
+
+    /// The next bulk message of any channel.
+    pub async fn recv_bulk(&self) -> Result<Message, Error> {
+        self.receive(Wanted::Bulk).await
+    }
+
+    async fn receive(&self, wanted: Wanted) -> Result<Message, Error> {
         let shared = self.shared();
         loop {
-            let mut ready = pin!(shared.ready.notified());
+            let mut ready = pin!(shared.ready(wanted).notified());
             ready.as_mut().enable();
-            if let Some(message) = self.try_recv() {
+            if let Some(message) = self.take(wanted) {
                 return Ok(message);
             }
             if let Some(reason) = shared.close_reason() {
@@ -166,17 +183,21 @@ impl Link {
 
     /// The next message, if there is one now.
     pub fn try_recv(&self) -> Option<Message> {
+        self.take(Wanted::Any)
+    }
+
+    fn take(&self, wanted: Wanted) -> Option<Message> {
         let shared = self.shared();
         let mut receiver = lock(&shared.receiver);
-        let message = receiver.take()?;
-        let (all, drained) = (receiver.should_report(), receiver.is_drained());
+        let message = receiver.take(wanted)?;
+        let (all, drained) = (receiver.should_report(), receiver.is_drained(wanted));
         drop(receiver);
         shared.received_messages.fetch_add(1, Relaxed);
         if all || drained {
             shared.report(all);
         }
         if !drained {
-            shared.ready.notify_one();
+            shared.ready(wanted).notify_one();
         }
         Some(message)
     }

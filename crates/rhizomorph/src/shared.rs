@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::core::Time;
-use crate::core::receiver::{Limits, Receiver};
+use crate::core::receiver::{Limits, Receiver, Wanted};
 use crate::core::sender::{PathId, Sender};
 use crate::error::CloseReason;
 use crate::frame::{Greeting, SessionId};
@@ -36,7 +36,9 @@ pub(crate) struct Shared {
     /// Queued messages were acknowledged, or the link closed.
     pub room: Notify,
     /// A message can be taken, or the link closed.
-    pub ready: Notify,
+    ready: Notify,
+    /// An urgent one.
+    ready_urgent: Notify,
     /// The connection that last completed a message.
     pub last_path: AtomicU64,
     pub sent_messages: AtomicU64,
@@ -92,6 +94,7 @@ impl Shared {
             closed: watch::Sender::new(None),
             room: Notify::new(),
             ready: Notify::new(),
+            ready_urgent: Notify::new(),
             last_path: AtomicU64::new(0),
             sent_messages: AtomicU64::new(0),
             received_messages: AtomicU64::new(0),
@@ -120,12 +123,24 @@ impl Shared {
         if closed {
             self.room.notify_waiters();
             self.ready.notify_waiters();
+            self.ready_urgent.notify_waiters();
             self.wake_all();
         }
     }
 
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.closed.borrow().clone()
+    }
+
+    /// What those wait for who want such messages.
+    pub fn ready(&self, wanted: Wanted) -> &Notify {
+        if wanted == Wanted::Urgent { &self.ready_urgent } else { &self.ready }
+    }
+
+    /// Messages can be taken.
+    pub fn notify_ready(&self) {
+        self.ready.notify_one();
+        self.ready_urgent.notify_one();
     }
 
     /// Adds a connection to the link.

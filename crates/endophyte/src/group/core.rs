@@ -295,13 +295,18 @@ impl Core {
         }
     }
 
-    /// The replica is whole at a position.
+    /// The replica is whole at a position. One that a former primary made counts for nothing.
     pub fn synced(&mut self, at: Position, out: &mut Vec<Output>) {
-        if !matches!(self.data, Data::Live { .. }) {
-            self.early.clear();
-            self.data = Data::Replica { held: at, gap: false };
-            self.report_to_primary(out);
+        if matches!(self.data, Data::Live { .. }) {
+            return;
         }
+        let followed = matches!(self.role, Role::Follower { primary: Some(_) }) && at.term == self.durable.term;
+        if !followed && !self.faults.has(Fault::TakesFormerCopies) {
+            return self.replica_lost(out);
+        }
+        self.early.clear();
+        self.data = Data::Replica { held: at, gap: false };
+        self.report_to_primary(out);
     }
 
     /// Starts the guest from what is held here, or goes on with the one that runs. Returns where the term begins; `last`

@@ -218,6 +218,11 @@ impl Member {
         self.core.live_since()
     }
 
+    /// The primary that it follows.
+    pub fn following(&self) -> Option<&Name> {
+        self.core.following()
+    }
+
     /// Whether it is the primary.
     pub fn is_primary(&self) -> bool {
         self.core.is_primary()

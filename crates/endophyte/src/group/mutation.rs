@@ -26,6 +26,8 @@ pub enum Fault {
     AppliesOverGap,
     /// A holder is added before it has everything that was released.
     HoldersAddedEarly,
+    /// A copy that a former primary made counts, whatever was held before.
+    TakesFormerCopies,
     /// A primary that is elected again begins its term before what it released already.
     BeginsBeforeReleased,
     /// The primary's output stays open when its lease is over.
@@ -37,7 +39,7 @@ pub enum Fault {
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -49,6 +51,7 @@ impl Fault {
         Fault::ReleaseAfterHandOver,
         Fault::AppliesOverGap,
         Fault::HoldersAddedEarly,
+        Fault::TakesFormerCopies,
         Fault::BeginsBeforeReleased,
         Fault::NoLease,
         Fault::PromiseBroken,

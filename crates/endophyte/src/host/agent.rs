@@ -26,7 +26,7 @@ use super::history::History;
 use super::links::{Dialler, Peer};
 use super::paths::write_whole;
 use super::primary::{Captured, Job, Primary, Sent};
-use super::replica::{Replica, Reply};
+use super::replica::{Incoming, Replica};
 use super::stream::{Outbox, StreamMessage};
 use super::sync::{MemorySync, SyncStep};
 use super::{HostError, Place};
@@ -71,11 +71,7 @@ pub(super) enum Event {
         notice: Notice,
     },
     /// The primary's stream.
-    Stream {
-        from: String,
-        payload: Bytes,
-        reply: Reply,
-    },
+    Stream(Incoming),
     /// What a backup says about its copy.
     Answer {
         from: String,
@@ -168,7 +164,7 @@ pub(super) struct Agent {
     ended: Option<oneshot::Sender<Outcome>>,
     missing_files: BTreeSet<String>,
     /// A sync that was asked for before the copy was prepared.
-    early_sync: Option<(Bytes, Reply)>,
+    early_sync: Option<Incoming>,
     /// The last epoch of which all were told that every disk has it.
     disks_settled: u64,
     /// Epochs that not every backup in sync holds yet, with their room in the buffer.
@@ -452,7 +448,7 @@ impl Agent {
             }
             Event::Group { from, message } => self.input(Input::Message { from: from.as_str().into(), message }),
             Event::Notice { from, notice } => self.on_notice(&from, notice),
-            Event::Stream { from, payload, reply } => self.on_stream(&from, payload, reply),
+            Event::Stream(incoming) => self.on_stream(incoming),
             Event::Answer { from, message } => self.on_answer(&from, message),
             Event::Captured(captured) => self.on_captured(captured),
             Event::Sent(sent) => {
@@ -465,6 +461,8 @@ impl Agent {
             Event::Arrived(at) => self.input(Input::EpochHeld(at)),
             Event::SyncDone(at) => {
                 self.history.note(&format!("in sync at epoch {}", at.epoch));
+                // A copy takes much memory for a moment.
+                mycelium_linux::memory::trim();
                 self.input(Input::SyncDone(at));
             }
             Event::ReplicaLost => self.input(Input::ReplicaLost),
@@ -501,14 +499,18 @@ impl Agent {
         }
     }
 
-    fn on_stream(&mut self, from: &str, payload: Bytes, reply: Reply) {
-        if let Some((name, content)) = StreamMessage::file(&payload) {
-            return self.received_file(from, &name, content);
+    fn on_stream(&mut self, incoming: Incoming) {
+        if let Some((name, content)) = StreamMessage::file(incoming.payload()) {
+            return self.received_file(incoming.from(), &name, content);
+        }
+        let followed = self.member.following().is_some_and(|primary| **primary == *incoming.from());
+        if StreamMessage::begins_sync(incoming.payload()) && !followed {
+            return incoming.refuse("it is not followed");
         }
         match &self.part {
-            Part::Backup { replica, .. } => replica.message(payload, reply),
+            Part::Backup { replica, .. } => replica.message(incoming),
             // The primary waits for an answer to this one.
-            _ if StreamMessage::begins_sync(&payload) => self.early_sync = Some((payload, reply)),
+            _ if StreamMessage::begins_sync(incoming.payload()) => self.early_sync = Some(incoming),
             _ => {}
         }
     }

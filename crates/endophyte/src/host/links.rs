@@ -8,15 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use mycelium_api::error::chain;
 use mycelium_rhizomorph::{Identity, Link, LinkConfig, Priority};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::agent::Event;
 use super::book::{Hello, Notice, channel};
+use super::replica::Incoming;
 use super::stream::{Outbox, StreamMessage};
 use crate::group::Message;
 
 /// Between attempts to reach a host.
 const DIAL_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of the primary's stream that may wait for the copy's thread.
+const UNREAD_MAX: usize = 16 << 20;
 /// How long the other side may take to say hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
 
@@ -60,7 +63,7 @@ pub(super) async fn greet(link: &Link, hello: &Hello) -> Result<Hello, String> {
 
 /// Waits for the first message of a link.
 pub(super) async fn hear_hello(link: &Link) -> Result<Hello, String> {
-    let message = tokio::time::timeout(HELLO_TIME, link.recv()).await;
+    let message = tokio::time::timeout(HELLO_TIME, link.recv_urgent()).await;
     let message = message.map_err(|_| "it said nothing".to_owned())?.map_err(|error| chain(&error))?;
     match (message.channel, Notice::decode(&message.payload)?) {
         (channel::NOTICE, Notice::Hello(hello)) => Ok(hello),
@@ -84,8 +87,35 @@ pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::Unbound
     peer
 }
 
+/// Hands on what comes, until the link ends. What the machine's agent decides by never waits for the stream.
 async fn pump(link: Link, number: u64, events: mpsc::UnboundedSender<Event>) {
-    let from = link.peer().to_owned();
+    let ended = tokio::select! {
+        // The machine's part here has ended, and the link goes with it.
+        () = events.closed() => return,
+        (ended, ()) = async { tokio::join!(pump_urgent(&link, &events), pump_bulk(&link, &events)) } => ended,
+    };
+    let _ = events.send(Event::LinkClosed { peer: link.peer().to_owned(), number, reason: chain(&ended) });
+}
+
+async fn pump_urgent(link: &Link, events: &mpsc::UnboundedSender<Event>) -> mycelium_rhizomorph::Error {
+    loop {
+        let message = match link.recv_urgent().await {
+            Ok(message) => message,
+            Err(error) => return error,
+        };
+        let from = link.peer().to_owned();
+        let event = match message.channel {
+            channel::GROUP => Message::decode(&message.payload)
+                .map(|message| Event::Group { from, message })
+                .map_err(|error| error.to_string()),
+            channel::NOTICE => Notice::decode(&message.payload).map(|notice| Event::Notice { from, notice }),
+            other => Err(format!("channel {other} is not for urgent messages")),
+        };
+        hand_on(link, events, event);
+    }
+}
+
+async fn pump_bulk(link: &Link, events: &mpsc::UnboundedSender<Event>) {
     let (reply, mut replies) = mpsc::unbounded_channel::<Vec<Bytes>>();
     let answering = link.clone();
     tokio::spawn(async move {
@@ -95,35 +125,27 @@ async fn pump(link: Link, number: u64, events: mpsc::UnboundedSender<Event>) {
             }
         }
     });
-    loop {
-        let message = match link.recv().await {
-            Ok(message) => message,
-            Err(error) => {
-                let _ = events.send(Event::LinkClosed { peer: from, number, reason: chain(&error) });
-                return;
-            }
-        };
+    let room = Arc::new(Semaphore::new(UNREAD_MAX));
+    while let Ok(message) = link.recv_bulk().await {
+        let from = link.peer().to_owned();
         let event = match message.channel {
-            channel::GROUP => Message::decode(&message.payload)
-                .map(|message| Event::Group { from: from.clone(), message })
-                .map_err(|error| error.to_string()),
-            channel::NOTICE => {
-                Notice::decode(&message.payload).map(|notice| Event::Notice { from: from.clone(), notice })
+            channel::STREAM => {
+                // A copy that is slow to write what it gets has the primary wait, not this host's memory grow.
+                let wanted = message.payload.len().clamp(1, UNREAD_MAX) as u32;
+                let Ok(room) = Arc::clone(&room).acquire_many_owned(wanted).await else { return };
+                Ok(Event::Stream(Incoming::new(from, message.payload, reply.clone(), room)))
             }
-            channel::STREAM => Ok(Event::Stream { from: from.clone(), payload: message.payload, reply: reply.clone() }),
-            channel::SYNC => {
-                StreamMessage::decode(message.payload).map(|message| Event::Answer { from: from.clone(), message })
-            }
-            other => Err(format!("channel {other} is not used")),
+            channel::SYNC => StreamMessage::decode(message.payload).map(|message| Event::Answer { from, message }),
+            other => Err(format!("channel {other} is for urgent messages, or not used")),
         };
-        match event {
-            Ok(event) => {
-                if events.send(event).is_err() {
-                    return;
-                }
-            }
-            Err(reason) => tracing::warn!(peer = from, reason, "a message was not understood"),
-        }
+        hand_on(link, events, event);
+    }
+}
+
+fn hand_on(link: &Link, events: &mpsc::UnboundedSender<Event>, event: Result<Event, String>) {
+    match event {
+        Ok(event) => drop(events.send(event)),
+        Err(reason) => tracing::warn!(peer = link.peer(), reason, "a message was not understood"),
     }
 }
 

@@ -66,6 +66,7 @@ impl HostOptions {
 /// # Errors
 /// What keeps the machine from running here.
 pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<(), HostError> {
+    mycelium_linux::memory::limit_arenas();
     let vm = document.id().to_owned();
     let paths = options.root.vm(&vm);
     options.root.make().map_err(|source| HostError::File { path: paths.folder().to_owned(), source })?;
@@ -159,9 +160,10 @@ async fn serve_control(paths: VmPaths, events: mpsc::UnboundedSender<Event>) {
 /// # Errors
 /// What keeps the host from listening.
 pub async fn stand_by(options: HostOptions, witness: bool, ready: impl FnOnce(&[SocketAddr])) -> Result<(), HostError> {
+    mycelium_linux::memory::limit_arenas();
     options.root.make().map_err(|source| HostError::File { path: options.root.group_file(), source })?;
     let identity = identity(&options.root, &options.name)?;
-    let listener = Listener::bind(&options.listen, identity, Options::default()).await?;
+    let listener = Listener::bind(&options.listen, identity, link_options(Balancing::default())).await?;
     let listen = listener.addresses().to_vec();
     ready(&listen);
     let agents = Agents::default();
@@ -330,6 +332,11 @@ fn reachable(wanted: &BTreeMap<Vec<SocketAddr>, bool>) -> Vec<SocketAddr> {
     vec![SocketAddr::new(local.unwrap_or(IpAddr::from([127, 0, 0, 1])), 0)]
 }
 
+/// Enough for 100 ms of a gigabit link; what waits elsewhere is bounded by the machine's buffer.
+fn link_options(balancing: Balancing) -> Options {
+    Options { balancing, receive_window: 16 << 20, send_buffer: 16 << 20, ..Options::default() }
+}
+
 fn template(document: &EndophyteVM) -> Result<LinkConfig, HostError> {
     let connections = &document.spec.rhizomorph_connections;
     let local = connections.local_addresses.iter().map(|text| {
@@ -347,6 +354,6 @@ fn template(document: &EndophyteVM) -> Result<LinkConfig, HostError> {
         local: local.collect::<Result<_, _>>()?,
         remote: Vec::new(),
         target_count: connections.target_count as usize,
-        options: Options { balancing, ..Options::default() },
+        options: link_options(balancing),
     })
 }

@@ -17,7 +17,7 @@ use std::thread;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mycelium_api::error::chain;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::HostError;
 use super::agent::Event;
@@ -62,14 +62,45 @@ pub(super) struct Taken {
 }
 
 enum Order {
-    Message(Bytes, Reply),
+    Message(Incoming),
     Commit(Position),
     Settled(Position),
     Take(Position, oneshot::Sender<Result<Taken, HostError>>),
 }
 
 /// Where answers to the stream go: the link it came from.
-pub(super) type Reply = mpsc::UnboundedSender<Vec<Bytes>>;
+type Reply = mpsc::UnboundedSender<Vec<Bytes>>;
+
+/// A message of the primary's stream.
+pub(super) struct Incoming {
+    from: String,
+    payload: Bytes,
+    reply: Reply,
+    /// Its room among those that wait; free again when it was dealt with.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Incoming {
+    /// One that came over a link.
+    pub fn new(from: String, payload: Bytes, reply: Reply, room: OwnedSemaphorePermit) -> Self {
+        Self { from, payload, reply, _room: room }
+    }
+
+    /// Has the sender try again, if it is still the primary.
+    pub fn refuse(&self, reason: &str) {
+        let _ = self.reply.send(StreamMessage::Failed { reason: reason.to_owned() }.encode());
+    }
+
+    /// Whose it is.
+    pub fn from(&self) -> &str {
+        &self.from
+    }
+
+    /// What it says.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+}
 
 /// The handle of the thread. Dropping it ends the copy.
 pub(super) struct Replica {
@@ -97,8 +128,8 @@ impl Replica {
     }
 
     /// A message of the stream.
-    pub fn message(&self, payload: Bytes, reply: Reply) {
-        let _ = self.orders.send(Order::Message(payload, reply));
+    pub fn message(&self, incoming: Incoming) {
+        let _ = self.orders.send(Order::Message(incoming));
     }
 
     /// The group holds this epoch to be whole here.
@@ -121,8 +152,18 @@ impl Replica {
 
 enum State {
     Empty,
-    Syncing { id: u64, started: bool, last: Option<Position>, whole: bool, disk: Option<Box<Target<Arc<DiskReplica>>>> },
-    Following { at: Position, staged: VecDeque<(Position, EpochFrame)> },
+    Syncing {
+        from: String,
+        id: u64,
+        started: bool,
+        last: Option<Position>,
+        whole: bool,
+        disk: Option<Box<Target<Arc<DiskReplica>>>>,
+    },
+    Following {
+        at: Position,
+        staged: VecDeque<(Position, EpochFrame)>,
+    },
 }
 
 struct Worker {
@@ -140,9 +181,9 @@ impl Worker {
     fn run(mut self, orders: &Receiver<Order>) {
         while let Ok(order) = orders.recv() {
             match order {
-                Order::Message(payload, reply) => {
-                    if let Err(reason) = self.message(payload, &reply) {
-                        self.fail(&reason, &reply);
+                Order::Message(incoming) => {
+                    if let Err(reason) = self.message(&incoming) {
+                        self.fail(&reason, &incoming.reply);
                     }
                 }
                 Order::Commit(at) => {
@@ -164,9 +205,15 @@ impl Worker {
         }
     }
 
-    fn message(&mut self, payload: Bytes, reply: &Reply) -> Result<(), String> {
-        match StreamMessage::decode(payload)? {
-            StreamMessage::SyncBegin { id, seed } => self.begin(id, seed, reply),
+    fn message(&mut self, incoming: &Incoming) -> Result<(), String> {
+        let (Incoming { from, payload, reply, .. }, own) = (incoming, &self.state);
+        if matches!(own, State::Syncing { from: copier, .. } if copier != from) && !StreamMessage::begins_sync(payload)
+        {
+            // A former primary goes on for a moment; nothing of it belongs into another's copy.
+            return Ok(());
+        }
+        match StreamMessage::decode(payload.clone())? {
+            StreamMessage::SyncBegin { id, seed } => self.begin(from, id, seed, reply),
             StreamMessage::SyncStart { id } => {
                 if let State::Syncing { id: own, started, .. } = &mut self.state {
                     *started |= *own == id;
@@ -183,10 +230,11 @@ impl Worker {
     }
 
     /// The copy is about to be written in place.
-    fn begin(&mut self, id: u64, seed: u64, reply: &Reply) -> Result<(), String> {
+    fn begin(&mut self, from: &str, id: u64, seed: u64, reply: &Reply) -> Result<(), String> {
         self.lose("it is brought in sync");
         let disk = self.parts.disk.clone().map(|disk| Box::new(Target::new(disk)));
-        self.state = State::Syncing { id, started: false, last: None, whole: false, disk };
+        let from = from.to_owned();
+        self.state = State::Syncing { from, id, started: false, last: None, whole: false, disk };
         self.disk_words(reply)?;
         let hashes = page_hashes(&self.parts.memory, seed);
         let _ = reply.send(StreamMessage::Hashes { id, hashes }.encode());

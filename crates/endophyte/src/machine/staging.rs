@@ -6,8 +6,8 @@ use super::memory::PAGE;
 
 /// Pages in one buffer.
 pub(super) const CHUNK_PAGES: usize = 128;
-/// Buffers that are kept when nobody uses them: 32 MiB.
-const IDLE_CHUNKS: usize = 64;
+/// Buffers that are kept when nobody uses them: 8 MiB.
+const IDLE_CHUNKS: usize = 16;
 
 /// Room for [`CHUNK_PAGES`] pages.
 pub(super) type Chunk = Box<[u8]>;

@@ -23,6 +23,17 @@ pub struct Message {
     pub urgent: bool,
 }
 
+/// Which messages are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Whatever is ready, urgent ones first.
+    Any,
+    /// Urgent ones only.
+    Urgent,
+    /// All others.
+    Bulk,
+}
+
 /// Where a chunk's bytes go.
 #[derive(Debug)]
 pub enum Place {
@@ -152,9 +163,11 @@ impl Receiver {
     }
 
     /// The next message for the application: urgent ones first.
-    pub fn take(&mut self) -> Option<Message> {
-        let message = match self.ready_urgent.pop_front() {
+    pub fn take(&mut self, wanted: Wanted) -> Option<Message> {
+        let urgent = if wanted == Wanted::Bulk { None } else { self.ready_urgent.pop_front() };
+        let message = match urgent {
             Some(message) => message,
+            None if wanted == Wanted::Urgent => return None,
             None => {
                 let message = self.ready.pop_front()?;
                 if let Some(channel) = self.channels.get_mut(&message.channel) {
@@ -184,9 +197,14 @@ impl Receiver {
         due
     }
 
-    /// Whether no message waits for the application.
-    pub fn is_drained(&self) -> bool {
-        self.ready.is_empty() && self.ready_urgent.is_empty()
+    /// Whether no message of these waits for the application.
+    pub fn is_drained(&self, wanted: Wanted) -> bool {
+        let (bulk, urgent) = (self.ready.is_empty(), self.ready_urgent.is_empty());
+        match wanted {
+            Wanted::Any => bulk && urgent,
+            Wanted::Urgent => urgent,
+            Wanted::Bulk => bulk,
+        }
     }
 
     /// Bytes that arrived and were not taken.

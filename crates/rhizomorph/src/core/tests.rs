@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::message::{OutMessage, Outgoing};
-use super::receiver::{Limits, Message, Place, Receiver};
+use super::receiver::{Limits, Message, Place, Receiver, Wanted};
 use super::sender::{PathId, Sender};
 use super::{Balancing, Time};
 use crate::frame::{DataHeader, Report};
@@ -107,7 +107,7 @@ impl World {
             self.sender.tick(now);
         }
         while self.thirsty
-            && let Some(message) = self.receiver.take()
+            && let Some(message) = self.receiver.take(Wanted::Any)
         {
             self.received.push((now, message));
         }
@@ -169,7 +169,7 @@ impl World {
 
     fn run_until_idle(&mut self, limit: Duration) {
         let end = self.now + limit;
-        while self.sender.is_busy() || !self.receiver.is_drained() {
+        while self.sender.is_busy() || !self.receiver.is_drained(Wanted::Any) {
             self.step();
             assert!(self.now < end, "still busy after {limit:?}: {} unacknowledged", self.sender.unacknowledged());
         }
@@ -421,7 +421,7 @@ proptest! {
             }
             prop_assert!(receiver.held() <= 2 * 400);
             if length == 5 {
-                receiver.take();
+                receiver.take(Wanted::Any);
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Host {
     pub disk: Durable,
     pub running: Option<Running>,
     pub replica: Option<(Position, Guest)>,
+    /// Who is making the replica anew.
+    pub copier: Option<usize>,
     /// Received whole, not yet committed: the states before and after.
     pub staged: BTreeMap<Position, (Guest, Guest)>,
     /// The latest epochs of the guest that runs here, as they can be sent again.
@@ -51,6 +53,7 @@ impl Host {
             disk,
             running: None,
             replica: None,
+            copier: None,
             staged: BTreeMap::new(),
             kept: VecDeque::new(),
             held: VecDeque::new(),
@@ -80,6 +83,7 @@ impl Host {
         self.member = None;
         self.running = None;
         self.replica = None;
+        self.copier = None;
         self.staged.clear();
         self.kept.clear();
         self.held.clear();

@@ -47,10 +47,10 @@ impl Oracle {
         }
     }
 
-    /// A guest starts from this state.
-    pub fn promoted(&mut self, from: Guest) {
+    /// A guest starts from this state. One whose term is over by then, for a vote reached its host late, never speaks.
+    pub fn promoted(&mut self, term: u64, from: Guest) {
         self.promotions += 1;
-        if self.strict {
+        if self.strict && term >= self.last_term {
             self.descends(from);
         }
     }

@@ -198,6 +198,7 @@ impl World {
     }
 
     fn arrive(&mut self, at: usize, from: usize, load: Load) {
+        let anybody = self.fault == Some(Fault::TakesFormerCopies);
         match load {
             Load::Message(bytes) => {
                 let message = Message::decode(&bytes).unwrap();
@@ -208,14 +209,16 @@ impl World {
                 self.input(at, Input::EpochHeld(position));
             }
             Load::SyncBegins => {
-                if self.hosts[at].running.is_none() {
-                    self.hosts[at].replica = None;
+                let followed =
+                    self.hosts[at].member.as_ref().and_then(Member::following) == Some(&self.hosts[from].name);
+                if self.hosts[at].running.is_none() && (followed || anybody) {
+                    (self.hosts[at].replica, self.hosts[at].copier) = (None, Some(from));
                     self.input(at, Input::ReplicaLost);
                 }
             }
             Load::Sync(position, guest) => {
-                if self.hosts[at].running.is_none() {
-                    self.hosts[at].replica = Some((position, guest));
+                if self.hosts[at].running.is_none() && (self.hosts[at].copier == Some(from) || anybody) {
+                    (self.hosts[at].replica, self.hosts[at].copier) = (Some((position, guest)), None);
                     self.input(at, Input::SyncDone(position));
                 }
             }
@@ -299,7 +302,7 @@ impl World {
             Output::Release { through } => self.release(at, through),
             Output::Lease { until_us } => host.lease_until = until_us,
             Output::Hold { .. } => host.lease_until = 0,
-            Output::StartGuest { from, .. } => self.start_guest(at, from),
+            Output::StartGuest { term, from } => self.start_guest(at, term, from),
             Output::StopGuest => {
                 host.running = None;
                 host.held.clear();
@@ -341,14 +344,14 @@ impl World {
         }
     }
 
-    fn start_guest(&mut self, at: usize, from: Start) {
+    fn start_guest(&mut self, at: usize, term: u64, from: Start) {
         let host = &mut self.hosts[at];
         let (guest, epoch) = match from {
             Start::Cold => (Guest::default(), 0),
             Start::Promoted { from } => {
                 let (position, guest) = host.replica.take().expect("a promotion starts from a replica");
                 assert_eq!(position, from);
-                self.oracle.promoted(guest);
+                self.oracle.promoted(term, guest);
                 (guest, position.epoch)
             }
         };

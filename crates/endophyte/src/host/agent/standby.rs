@@ -48,8 +48,8 @@ impl Agent {
         match started {
             // A cold start may have begun meanwhile.
             Ok(part) if matches!(self.part, Part::Preparing) => {
-                if let (Part::Backup { replica, .. }, Some((payload, reply))) = (&part, self.early_sync.take()) {
-                    replica.message(payload, reply);
+                if let (Part::Backup { replica, .. }, Some(incoming)) = (&part, self.early_sync.take()) {
+                    replica.message(incoming);
                 }
                 self.part = part;
             }
