@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,25 +20,38 @@ pub(crate) struct Index {
     pub images: BTreeMap<Digest, Image>,
 }
 
-/// Tells one version of the index file from another: each is a new inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+/// The index file as it was read last. Each version is a new inode, and its number is not given to another file while
+/// this one is held open.
+pub(crate) struct Known {
+    file: File,
     inode: u64,
-    seconds: i64,
-    nanos: i64,
-    size: u64,
+    index: Arc<Index>,
 }
 
-impl Stamp {
-    /// The stamp of the file at `path`; none if there is no such file.
-    pub(crate) fn of(path: &Path) -> Result<Option<Self>> {
-        match fs::metadata(path) {
-            Ok(data) => {
-                Ok(Some(Self { inode: data.ino(), seconds: data.mtime(), nanos: data.mtime_nsec(), size: data.size() }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).at("read", path),
-        }
+impl Known {
+    /// Reads the index; none if there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("read", path),
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).at("read", path)?;
+        let inode = file.metadata().at("read", path)?.ino();
+        Ok(Some(Self { file, inode, index: Arc::new(Index::parse(path, &bytes)?) }))
+    }
+
+    /// What it says, if the file is still the one that was read.
+    pub(crate) fn current(&self, path: &Path) -> Option<Arc<Index>> {
+        let there = fs::metadata(path).ok()?;
+        let same = there.ino() == self.inode && self.file.metadata().is_ok_and(|data| data.dev() == there.dev());
+        same.then(|| Arc::clone(&self.index))
+    }
+
+    /// What it says.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index)
     }
 }
 
@@ -45,12 +59,14 @@ impl Index {
     /// Reads the index; a missing file is an empty index.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         match fs::read(path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| Error::Index { path: path.to_path_buf(), source })
-            }
+            Ok(bytes) => Self::parse(path, &bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).at("read", path),
         }
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|source| Error::Index { path: path.to_path_buf(), source })
     }
 
     /// The image a name stands for.

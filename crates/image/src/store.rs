@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ConfigDocument, ImageConfig, chain_ids};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Context, Error, Result};
-use crate::index::{Index, Stamp, sync_directory, write_atomically};
+use crate::index::{Index, Known, sync_directory, write_atomically};
 use crate::lock::{self, Lock};
 use crate::pull::Pulls;
 use crate::reference::Reference;
@@ -62,7 +62,7 @@ pub struct Images {
 
 pub(crate) struct Inner {
     dir: PathBuf,
-    cache: Mutex<Option<(Stamp, Arc<Index>)>>,
+    cache: Mutex<Option<Known>>,
     pub(crate) pulls: Pulls,
 }
 
@@ -175,16 +175,12 @@ impl Images {
     /// The index, read again only when it changed.
     pub(crate) fn index(&self) -> Result<Arc<Index>> {
         let path = self.inner.dir.join("index.json");
-        let Some(stamp) = Stamp::of(&path)? else { return Ok(Arc::default()) };
         let mut cache = self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cache {
-            Some((known, index)) if *known == stamp => Ok(index.clone()),
-            _ => {
-                let index = Arc::new(Index::read(&path)?);
-                *cache = Some((stamp, index.clone()));
-                Ok(index)
-            }
+        if let Some(index) = cache.as_ref().and_then(|known| known.current(&path)) {
+            return Ok(index);
         }
+        *cache = Known::read(&path)?;
+        Ok(cache.as_ref().map(Known::index).unwrap_or_default())
     }
 
     /// Changes the index under its lock, durably.
