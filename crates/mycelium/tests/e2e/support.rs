@@ -39,7 +39,10 @@ pub fn cache() -> PathBuf {
 impl Engine {
     /// A directory and ranges of its own; nothing is started yet.
     pub fn prepare() -> Self {
-        let slot = (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed)) % 100;
+        // What a run that was killed has left behind is passed over.
+        let taken = run(command("ip").args(["-4", "-o", "addr"]));
+        let mut slots = (0..100).map(|_| (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed)) % 100);
+        let slot = slots.find(|slot| !taken.contains(&format!(" 10.{}.", 50 + slot))).expect("a free range");
         let ranges = (format!("10.{}.0.0/16", 50 + slot), format!("10.{}.0.0/16", 150 + slot));
         let dir = tempfile::Builder::new().prefix("mycelium-test-").tempdir().expect("temporary directory");
         Self { dir, ranges, child: None, greeting: String::new() }
