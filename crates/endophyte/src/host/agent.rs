@@ -414,13 +414,15 @@ impl Agent {
     fn settle(&mut self, epoch: u64, backups: usize) {
         let Part::Primary(primary) = &self.part else { return };
         primary.settled(epoch);
-        let all = self.config().is_some_and(|config| config.data.len() == backups + 1);
-        let position = primary.disk.as_ref().and_then(crate::disk::Disk::epoch_in_progress);
-        let Some(position) = position.filter(|_| all && epoch >= self.disks_settled + DISKS_EVERY) else { return };
-        let position = Position { epoch, ..position };
+        // Alone it has nobody to compare with, and no epoch that others hold.
+        let all = backups > 0 && self.config().is_some_and(|config| config.data.len() == backups + 1);
+        let Some(disk) = primary.disk.as_ref().filter(|_| all && epoch >= self.disks_settled + DISKS_EVERY) else {
+            return;
+        };
+        let Some(recorded) = disk.epoch_in_progress() else { return };
+        let position = Position { epoch, ..recorded };
         self.disks_settled = epoch;
-        let done = tokio::task::block_in_place(|| primary.disk.as_ref().map_or(Ok(()), |disk| disk.settled(position)));
-        if let Err(error) = done {
+        if let Err(error) = tokio::task::block_in_place(|| disk.settled(position)) {
             tracing::warn!(error = chain(&error), "the map of differences cannot be written");
         }
         let notice = Notice::Settled { position };
