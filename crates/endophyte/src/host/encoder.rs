@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
+use mycelium_api::endophyte::Compression as Wanted;
 use tokio::sync::mpsc;
 
 use super::agent::Event;
@@ -15,7 +16,6 @@ use crate::codec::{
     Compression, DeviceEncoder, EncoderConfig, EpochId, FrameKind, PAGE, Packer, PageEncoder, Parts as FrameParts, seal,
 };
 use crate::group::Position;
-use mycelium_api::endophyte::Compression as Wanted;
 
 /// The thread that makes frames of checkpoints.
 pub(super) struct Encoder {

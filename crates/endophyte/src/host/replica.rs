@@ -206,9 +206,9 @@ impl Worker {
     }
 
     fn message(&mut self, incoming: &Incoming) -> Result<(), String> {
-        let (Incoming { from, payload, reply, .. }, own) = (incoming, &self.state);
-        if matches!(own, State::Syncing { from: copier, .. } if copier != from) && !StreamMessage::begins_sync(payload)
-        {
+        let Incoming { from, payload, reply, .. } = incoming;
+        let of_another = matches!(&self.state, State::Syncing { from: copier, .. } if copier != from);
+        if of_another && !StreamMessage::begins_sync(payload) {
             // A former primary goes on for a moment; nothing of it belongs into another's copy.
             return Ok(());
         }
