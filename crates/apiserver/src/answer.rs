@@ -50,6 +50,22 @@ const WARNINGS_MAX: usize = 4 * 1024;
 /// The most characters of one warning, where together they are too many.
 const LONG_WARNING_MAX: usize = 256;
 
+/// What the audit log is told of a request besides what every line says: keys and values.
+#[derive(Default)]
+pub struct Notes(Mutex<std::collections::BTreeMap<String, String>>);
+
+impl Notes {
+    /// Adds or replaces a note.
+    pub fn set(&self, key: &str, value: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value);
+    }
+
+    /// All notes.
+    pub fn take(&self) -> std::collections::BTreeMap<String, String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What a request's answer warns of, each text once. Collected on the way, so that an answer that refuses can warn too.
 #[derive(Default)]
 pub struct Warnings(Mutex<Vec<String>>);

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::answer::Warnings;
-use crate::auth::{AUTHENTICATED, Identity, MASTERS, UNAUTHENTICATED};
+use crate::auth::{Identity, roles};
 use crate::error::ApiError;
 use crate::media::Accept;
 use crate::request::{Query, ResourcePath};
@@ -28,15 +28,17 @@ pub fn run(server: Arc<Inner>) -> BoxFuture<'static, Result<(), ApiError>> {
 
 async fn create_missing(server: Arc<Inner>) -> Result<(), ApiError> {
     let namespaces = NAMESPACES.iter().map(|name| ("", "namespaces", json!({"metadata": {"name": name}})));
-    let roles = cluster_roles().into_iter().map(|role| (RBAC, "clusterroles", role));
-    let bindings = bindings().into_iter().map(|binding| (RBAC, "clusterrolebindings", binding));
+    let roles = roles::cluster_roles().into_iter().map(|role| (RBAC, "clusterroles", role));
+    let bindings = roles::bindings().into_iter().map(|binding| (RBAC, "clusterrolebindings", binding));
     let classes = priority_classes().into_iter().map(|class| ("scheduling.k8s.io", "priorityclasses", class));
     let cidr =
         json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.service_cidr.trunc().to_string()]}});
     let range = std::iter::once(("networking.k8s.io", "servicecidrs", cidr));
     let all = namespaces.chain(roles).chain(bindings).chain(classes).chain(range);
     let writes: Vec<_> = all.map(|(group, resource, object)| ensure(server.clone(), group, resource, object)).collect();
-    futures::future::join_all(writes).await.into_iter().collect()
+    futures::future::join_all(writes).await.into_iter().collect::<Result<(), ApiError>>()?;
+    roles::aggregate(&server).await;
+    Ok(())
 }
 
 async fn ensure(
@@ -59,7 +61,7 @@ async fn ensure(
         ResourcePath { group: group.into(), version: "v1".into(), resource: name.into(), ..ResourcePath::default() };
     let (query, headers, warnings) = (Query::default(), HeaderMap::new(), Warnings::default());
     let (query, headers, warnings, accept) = (&query, &headers, &warnings, Accept::JSON);
-    let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings };
+    let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings, notes: None };
     let options = WriteOptions {
         dry_run: false,
         validation: FieldValidation::Strict,
@@ -70,158 +72,6 @@ async fn ensure(
         Ok(_) | Err(ApiError::AlreadyExists(_)) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn role(name: &str, rules: Value) -> Value {
-    json!({"metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}}, "rules": rules})
-}
-
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
-}
-
-const READ: [&str; 3] = ["get", "list", "watch"];
-const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "update"];
-
-/// What people with the view role can read: everything in a namespace but secrets and access rules.
-fn view_rules() -> Vec<Value> {
-    vec![
-        rule(
-            &[""],
-            &[
-                "bindings",
-                "configmaps",
-                "endpoints",
-                "events",
-                "limitranges",
-                "namespaces",
-                "namespaces/status",
-                "persistentvolumeclaims",
-                "persistentvolumeclaims/status",
-                "pods",
-                "pods/log",
-                "pods/status",
-                "replicationcontrollers",
-                "replicationcontrollers/scale",
-                "replicationcontrollers/status",
-                "resourcequotas",
-                "resourcequotas/status",
-                "serviceaccounts",
-                "services",
-                "services/status",
-            ],
-            &READ,
-        ),
-        rule(&["apps", "autoscaling", "batch", "networking.k8s.io", "policy", "discovery.k8s.io"], &["*"], &READ),
-    ]
-}
-
-/// What people with the edit role can do besides.
-fn edit_rules() -> Vec<Value> {
-    let mut rules = view_rules();
-    rules.extend([
-        rule(
-            &[""],
-            &["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"],
-            &READ,
-        ),
-        rule(
-            &[""],
-            &[
-                "configmaps",
-                "endpoints",
-                "events",
-                "persistentvolumeclaims",
-                "pods",
-                "pods/attach",
-                "pods/exec",
-                "pods/portforward",
-                "pods/proxy",
-                "replicationcontrollers",
-                "replicationcontrollers/scale",
-                "secrets",
-                "serviceaccounts",
-                "services",
-                "services/proxy",
-            ],
-            &WRITE,
-        ),
-        rule(&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
-        rule(&[""], &["serviceaccounts"], &["impersonate"]),
-        rule(&["apps", "autoscaling", "batch", "networking.k8s.io", "policy"], &["*"], &WRITE),
-    ]);
-    rules
-}
-
-fn admin_rules() -> Vec<Value> {
-    let every: Vec<&str> = READ.into_iter().chain(WRITE).collect();
-    let mut rules = edit_rules();
-    rules.extend([
-        rule(&[RBAC], &["roles", "rolebindings"], &every),
-        rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
-    ]);
-    rules
-}
-
-fn cluster_roles() -> Vec<Value> {
-    let all =
-        json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
-    let discovery = [
-        "/api",
-        "/api/*",
-        "/apis",
-        "/apis/*",
-        "/healthz",
-        "/livez",
-        "/openapi",
-        "/openapi/*",
-        "/readyz",
-        "/version",
-        "/version/",
-    ];
-    let public = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
-    let self_reviews = json!([
-        rule(&["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], &["create"]),
-        rule(&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"]),
-    ]);
-    let issuer = [
-        "/.well-known/openid-configuration",
-        "/.well-known/openid-configuration/",
-        "/openid/v1/jwks",
-        "/openid/v1/jwks/",
-    ];
-    vec![
-        role("cluster-admin", all),
-        role("admin", json!(admin_rules())),
-        role("edit", json!(edit_rules())),
-        role("view", json!(view_rules())),
-        role("system:discovery", json!([{"nonResourceURLs": discovery, "verbs": ["get"]}])),
-        role("system:basic-user", self_reviews),
-        role("system:public-info-viewer", json!([{"nonResourceURLs": public, "verbs": ["get"]}])),
-        role("system:service-account-issuer-discovery", json!([{"nonResourceURLs": issuer, "verbs": ["get"]}])),
-    ]
-}
-
-fn bindings() -> Vec<Value> {
-    let bind = |name: &str, groups: &[&str]| {
-        let subjects: Vec<Value> =
-            groups.iter().map(|group| json!({"kind": "Group", "apiGroup": RBAC, "name": group})).collect();
-        let mut binding = role(name, Value::Null);
-        if let Some(members) = binding.as_object_mut() {
-            members.remove("rules");
-        }
-        binding["roleRef"] = json!({"apiGroup": RBAC, "kind": "ClusterRole", "name": name});
-        binding["subjects"] = json!(subjects);
-        binding
-    };
-    vec![
-        bind("cluster-admin", &[MASTERS]),
-        bind("system:discovery", &[AUTHENTICATED]),
-        bind("system:basic-user", &[AUTHENTICATED]),
-        bind("system:public-info-viewer", &[AUTHENTICATED, UNAUTHENTICATED]),
-        bind("system:service-account-issuer-discovery", &["system:serviceaccounts"]),
-    ]
 }
 
 fn priority_classes() -> Vec<Value> {

@@ -14,6 +14,7 @@
 //! | [`custom`] | custom resources |
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
+//! | [`quota`] | what namespaces may use |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
 //! | [`error`], [`answer`], [`body`], [`codec`], [`compress`], [`protobuf`], [`metrics`] | tools |
 
@@ -33,6 +34,7 @@ pub mod openapi;
 pub mod pki;
 pub mod protobuf;
 pub mod proxy;
+pub mod quota;
 pub mod read;
 pub mod request;
 pub mod resources;

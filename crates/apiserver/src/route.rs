@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use crate::answer::{self as reply, Warnings};
+use crate::answer::{self as reply, Notes, Warnings};
 use crate::auth::Identity;
 use crate::auth::rbac::Attributes;
 use crate::body::Body;
@@ -35,6 +35,8 @@ pub struct Context<'a> {
     pub accept: Accept,
     /// What to warn the client of.
     pub warnings: &'a Warnings,
+    /// What the audit log is told, if there is one.
+    pub notes: Option<&'a Notes>,
 }
 
 impl Context<'_> {
@@ -51,6 +53,13 @@ impl Context<'_> {
     /// The key of the object the request names.
     pub fn key(&self) -> String {
         self.resource.key(&self.path.namespace, &self.path.name)
+    }
+
+    /// Tells the audit log something about the request.
+    pub fn audit(&self, key: &str, value: impl FnOnce() -> String) {
+        if let Some(notes) = self.notes {
+            notes.set(key, value());
+        }
     }
 
     /// Whether the path names a subresource.
@@ -95,7 +104,8 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     let (parts, body) = request.into_parts();
     let warnings = Warnings::default();
     let (query, headers) = (&query, &parts.headers);
-    let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings: &warnings };
+    let cx =
+        Context { server, who: &who, resource, path: &path, query, headers, accept, warnings: &warnings, notes: None };
     let answer = match verb {
         "watch" => return read::watch::watch(&cx),
         "get" => read::get::get(&cx),

@@ -18,15 +18,18 @@ use tokio::sync::{OnceCell, watch};
 use tower::util::BoxCloneSyncService;
 
 use crate::auth::tokens::{TokenError, Tokens};
-use crate::auth::{Identity, rbac};
+use crate::auth::{Identity, rbac, roles};
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
+use crate::quota::{self, ChargeError, Limits, Quotas};
 use crate::read::filter::Parsed;
 use crate::resources::{Table, Tables};
 use crate::write::expiry::Expiry;
 use crate::{bootstrap, custom, route};
+
+const CLUSTER_ROLES: &str = "/registry/rbac.authorization.k8s.io/clusterroles/";
 
 /// The node agent, which answers for the containers: logs, exec, attach, port-forward.
 pub type NodeService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
@@ -67,6 +70,7 @@ pub struct Inner {
     pub(crate) parsed: Parsed,
     pub(crate) metrics: Metrics,
     pub(crate) expiry: Arc<Expiry>,
+    pub(crate) quotas: Quotas,
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: (u16, u16),
     pub(crate) node: OnceLock<NodeService>,
@@ -80,8 +84,17 @@ impl Inner {
         self.tables.get(&self.store)
     }
 
-    /// Writes to the store, and keeps what is derived from it current.
+    /// Writes to the store what follows from something else: quotas count it, and do not refuse it.
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Committed, CommitError> {
+        match self.commit_within(ops, Limits::Counted).await {
+            Ok(committed) => Ok(committed),
+            Err(ChargeError::Commit(error)) => Err(error),
+            Err(ChargeError::Refused(why)) => Err(CommitError::Invalid(why)),
+        }
+    }
+
+    /// Writes to the store, and keeps what is derived from it current.
+    pub(crate) async fn commit_within(&self, ops: Vec<Op>, limits: Limits) -> Result<Committed, ChargeError> {
         let touches = |prefix: &str| {
             ops.iter().any(|op| match op {
                 Op::Put { key, .. } | Op::Delete { key, .. } => key.starts_with(prefix),
@@ -89,9 +102,14 @@ impl Inner {
             })
         };
         let (access, definitions) = (touches(rbac::PREFIX), touches(custom::PREFIX));
-        let committed = self.store.commit(ops).await;
+        let roles = access && touches(CLUSTER_ROLES);
+        let committed = quota::commit(self, ops, limits, false).await;
         if access && committed.is_ok() {
             self.rbac.invalidate();
+        }
+        // While the first objects are created, they follow together at the end.
+        if roles && committed.is_ok() && self.bootstrapped.initialized() {
+            roles::aggregate(self).await;
         }
         if definitions && committed.is_ok() {
             self.tables.invalidate();
@@ -136,6 +154,7 @@ impl ApiServer {
                 parsed: Parsed::default(),
                 metrics: Metrics::default(),
                 expiry: Arc::default(),
+                quotas: Quotas::default(),
                 service_cidr: config.service_cidr,
                 node_ports: config.node_ports,
                 node,

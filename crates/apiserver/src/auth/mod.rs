@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`tokens`] | service-account tokens: made, signed, verified |
 //! | [`rbac`] | roles and bindings, compiled from the store |
+//! | [`roles`] | the roles that every cluster has; aggregated roles |
 //! | [`escalation`] | nobody grants what they do not hold |
 
 pub mod escalation;
 pub mod rbac;
+pub mod roles;
 pub mod tokens;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mycelium_api::selector::Selector;
 use mycelium_store::Store;
 use serde_json::{Value, json};
 
@@ -171,7 +170,9 @@ impl Rules {
             let entries = page.map(|page| page.entries).unwrap_or_default();
             entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
         };
-        let cluster_roles = cluster_roles(&objects("clusterroles"));
+        // An aggregated role has its rules written into it; see [`super::roles::aggregate`].
+        let cluster_roles: BTreeMap<String, Arc<[Rule]>> =
+            objects("clusterroles").iter().map(|role| (text(&role["metadata"]["name"]), rules_of(role))).collect();
         let roles: BTreeMap<(String, String), Arc<[Rule]>> = objects("roles")
             .iter()
             .map(|role| ((text(&role["metadata"]["namespace"]), text(&role["metadata"]["name"])), rules_of(role)))
@@ -225,18 +226,6 @@ fn text(value: &Value) -> String {
 
 fn rules_of(role: &Value) -> Arc<[Rule]> {
     role["rules"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(Rule::from_value).collect()
-}
-
-/// Rules by name; an aggregated role has those of every role its selectors match.
-fn cluster_roles(roles: &[Value]) -> BTreeMap<String, Arc<[Rule]>> {
-    let aggregated = |role: &Value| -> Arc<[Rule]> {
-        let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array();
-        let Some(selectors) = selectors else { return rules_of(role) };
-        let selectors: Vec<Selector> = selectors.iter().filter_map(|s| Selector::from_value(s).ok()).collect();
-        let matching = roles.iter().filter(|r| selectors.iter().any(|s| s.matches_value(&r["metadata"]["labels"])));
-        rules_of(role).iter().cloned().chain(matching.flat_map(|r| rules_of(r).to_vec())).collect()
-    };
-    roles.iter().map(|role| (text(&role["metadata"]["name"]), aggregated(role))).collect()
 }
 
 /// The compiled rules and how current they are.

@@ -12,9 +12,11 @@ use super::decode::{self, Expected};
 use super::options::WriteOptions;
 use super::services::Allocation;
 use super::update::Ownership;
+use super::validating;
 use crate::body::Body;
 use crate::codec;
 use crate::error::{ApiError, Cause};
+use crate::quota::{self, ChargeError, Limits};
 use crate::read::shape;
 use crate::route::Context;
 use crate::server::commit_failure;
@@ -118,25 +120,31 @@ async fn finish(
                 let mut stored = if allocation.is_planned() { object.clone() } else { std::mem::take(object) };
                 allocation.assign(&mut stored)?;
                 let value = complete(cx, &stored, &name)?;
+                validating::check(cx, &stored, None)?;
                 made = (!allocation.is_planned()).then(|| value.clone());
                 value
             }
         };
-        if options.dry_run {
-            return dry(cx, &key, value);
-        }
         let mut ops = vec![Op::Put { key: key.clone(), value, expect: Expect::Absent }];
         ops.extend(namespace_guard(cx, &name)?);
         ops.extend(more.iter().cloned());
         ops.extend(allocation.ops());
-        match cx.server.commit(ops).await {
+        if options.dry_run {
+            let Op::Put { value, .. } = ops[0].clone() else { return Err(lost()) };
+            let entry = dry(cx, &key, value)?;
+            quota::commit(cx.server, ops, Limits::Enforced, true)
+                .await
+                .map_err(|error| charge_failure(cx, &name, error))?;
+            return Ok(entry);
+        }
+        match cx.server.commit_within(ops, Limits::Enforced).await {
             Ok(committed) => return committed.entries.into_iter().next().flatten().ok_or_else(lost),
-            Err(CommitError::Conflict { key: taken, current }) if taken == key => {
+            Err(ChargeError::Commit(CommitError::Conflict { key: taken, current })) if taken == key => {
                 return Err(exists(cx, &name, current.as_ref()));
             }
             // What it was to get is taken, or the namespace was written: look again.
-            Err(CommitError::Conflict { .. }) => {}
-            Err(error) => return Err(commit_failure(error)),
+            Err(ChargeError::Commit(CommitError::Conflict { .. })) => {}
+            Err(error) => return Err(charge_failure(cx, &name, error)),
         }
     }
     Err(ApiError::TooManyRequests("the namespace changes too often; please try again".into()))
@@ -153,6 +161,14 @@ fn complete(cx: &Context<'_>, object: &Value, name: &str) -> Result<Bytes, ApiEr
     }
     cx.warnings.extend(resource.behaviour.warnings(object));
     Ok(codec::encode(object))
+}
+
+/// What it means to a client that a transaction was not carried out, conflicts aside.
+pub fn charge_failure(cx: &Context<'_>, name: &str, error: ChargeError) -> ApiError {
+    match error {
+        ChargeError::Refused(why) => ApiError::forbidden(cx.subject_named(name), why),
+        ChargeError::Commit(error) => commit_failure(error),
+    }
 }
 
 fn lost() -> ApiError {

@@ -17,3 +17,4 @@ pub mod patch;
 pub mod pods;
 pub mod services;
 pub mod update;
+pub mod validating;

@@ -10,14 +10,14 @@ use super::create::{self, to_storage};
 use super::decode::{self, Expected};
 use super::options::WriteOptions;
 use super::services::Allocation;
-use super::{admission, delete};
+use super::{admission, delete, validating};
 use crate::body::Body;
 use crate::codec;
 use crate::error::ApiError;
 use crate::media::{Accept, Shape};
+use crate::quota::{self, ChargeError, Limits};
 use crate::read::shape;
 use crate::route::Context;
-use crate::server::commit_failure;
 
 const TRIES: usize = 64;
 
@@ -135,6 +135,7 @@ pub async fn modify(
         let Change { object, ownership } = change(&seen)?;
         let named_revision = precondition(cx, &object, &old)?;
         let prepared = prepare(cx, options, &old, object, ownership)?;
+        validating::check(cx, &prepared.object, Some(&old))?;
         if prepared.is_noop(&old) {
             return Ok(entry);
         }
@@ -263,9 +264,6 @@ impl Prepared {
     /// with the object or with what it was to be given.
     async fn commit(self, cx: &Context<'_>, options: &WriteOptions, entry: &Entry) -> Result<Option<Entry>, ApiError> {
         let value = codec::encode(&self.object);
-        if options.dry_run {
-            return Ok(Some(Entry { value, ..entry.clone() }));
-        }
         let last = delete::is_finished(&self.object);
         let (key, expect) = (entry.key.to_string(), Expect::Revision(entry.mod_revision));
         let ops = if last {
@@ -275,11 +273,19 @@ impl Prepared {
             ops.extend(self.allocation.ops());
             ops
         };
-        match cx.server.commit(ops).await {
+        // A status only tells what is so already.
+        let limits = if matches!(cx.subresource(), None | Some("resize")) { Limits::Enforced } else { Limits::Counted };
+        if options.dry_run {
+            quota::commit(cx.server, ops, limits, true)
+                .await
+                .map_err(|error| create::charge_failure(cx, &cx.path.name, error))?;
+            return Ok(Some(Entry { value, ..entry.clone() }));
+        }
+        match cx.server.commit_within(ops, limits).await {
             Ok(committed) if last => Ok(Some(Entry { value, mod_revision: committed.revision, ..entry.clone() })),
             Ok(committed) => Ok(committed.entries.into_iter().next().flatten()),
-            Err(CommitError::Conflict { .. }) => Ok(None),
-            Err(error) => Err(commit_failure(error)),
+            Err(ChargeError::Commit(CommitError::Conflict { .. })) => Ok(None),
+            Err(error) => Err(create::charge_failure(cx, &cx.path.name, error)),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What admission adds to a pod that is about to be created. Pure: the caller looks up what a function needs.
 
 pub mod limit_range;
+pub mod pod_security;
+pub mod quota;
 pub mod runtime_class;
 
 use mycelium_api::field::{FieldError, Path};
