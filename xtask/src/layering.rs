@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-api", &[]),
     ("mycelium-apimachinery", &["mycelium-api"]),
     ("mycelium-kinds", &["mycelium-api"]),
+    ("mycelium-check", &["mycelium-api", "mycelium-apimachinery", "mycelium-kinds"]),
     ("mycelium-store", &[]),
     ("mycelium-apiserver", &["mycelium-api", "mycelium-apimachinery", "mycelium-kinds", "mycelium-store"]),
     ("mycelium-controllers", &["mycelium-api"]),

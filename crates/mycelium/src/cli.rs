@@ -38,6 +38,8 @@ enum Verb {
     Status(commands::status::Args),
     /// Create or change objects from manifests.
     Apply(commands::apply::Args),
+    /// Explain the faults of manifests before they are applied.
+    Check(commands::check::Args),
     /// Show objects.
     Get(commands::get::Args),
     /// Show objects in detail, with their events.
@@ -81,6 +83,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Down(args) => commands::down::run(args),
         Verb::Status(args) => commands::status::run(args),
         Verb::Apply(args) => commands::apply::run(args),
+        Verb::Check(args) => commands::check::run(args),
         Verb::Get(args) => commands::get::run(args),
         Verb::Describe(args) => commands::describe::run(args),
         Verb::Logs(args) => commands::logs::run(args),

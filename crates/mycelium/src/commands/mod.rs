@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` and `run`.
 
 pub mod apply;
+pub mod check;
 pub mod delete;
 pub mod describe;
 pub mod down;
