@@ -1,9 +1,14 @@
 //! What every controller gets: the caches, a writer, the clock and the event recorder.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Client, Resource};
 use mycelium_api::env::Env;
 use tokio::task::JoinSet;
@@ -41,6 +46,24 @@ pub struct Caches {
     pub root_certificates: Cache<ConfigMap>,
     /// Only the leases of nodes.
     pub leases: Cache<Lease>,
+    /// StatefulSets.
+    pub stateful_sets: Cache<StatefulSet>,
+    /// DaemonSets.
+    pub daemon_sets: Cache<DaemonSet>,
+    /// ControllerRevisions, also by `owner:<uid>` and `orphan:<namespace>`.
+    pub revisions: Cache<ControllerRevision>,
+    /// Jobs, also by `owner:<uid>` and `orphan:<namespace>`.
+    pub jobs: Cache<Job>,
+    /// CronJobs.
+    pub cron_jobs: Cache<CronJob>,
+    /// ReplicationControllers.
+    pub replication_controllers: Cache<ReplicationController>,
+    /// Claims for storage.
+    pub claims: Cache<PersistentVolumeClaim>,
+    /// PodDisruptionBudgets.
+    pub budgets: Cache<PodDisruptionBudget>,
+    /// HorizontalPodAutoscalers.
+    pub autoscalers: Cache<HorizontalPodAutoscaler>,
 }
 
 impl Default for Caches {
@@ -57,17 +80,30 @@ impl Default for Caches {
             service_accounts: Cache::default(),
             root_certificates: Cache::default().with_fields(&format!("metadata.name={ROOT_CA}")),
             leases: Cache::default().in_namespace("kube-node-lease"),
+            stateful_sets: Cache::default(),
+            daemon_sets: Cache::default(),
+            revisions: Cache::new(Some(owner_terms)),
+            jobs: Cache::new(Some(owner_terms)),
+            cron_jobs: Cache::default(),
+            replication_controllers: Cache::default(),
+            claims: Cache::default(),
+            budgets: Cache::default(),
+            autoscalers: Cache::default(),
         }
     }
 }
 
-fn pod_terms(pod: &Pod) -> Vec<String> {
-    let owner = match controller_of(&pod.metadata) {
+fn owner_terms(object: &impl Resource) -> Vec<String> {
+    vec![match controller_of(object.meta()) {
         Some(owner) => format!("owner:{}", owner.uid),
-        None => format!("orphan:{}", pod.metadata.namespace.as_deref().unwrap_or_default()),
-    };
-    let node = node_name(pod).map(|node| format!("node:{node}"));
-    std::iter::once(owner).chain(node).collect()
+        None => format!("orphan:{}", object.meta().namespace.as_deref().unwrap_or_default()),
+    }]
+}
+
+fn pod_terms(pod: &Pod) -> Vec<String> {
+    let mut terms = owner_terms(pod);
+    terms.extend(node_name(pod).map(|node| format!("node:{node}")));
+    terms
 }
 
 fn slice_terms(slice: &EndpointSlice) -> Vec<String> {
@@ -93,6 +129,15 @@ impl Caches {
         follow(&self.service_accounts, client, tasks);
         follow(&self.root_certificates, client, tasks);
         follow(&self.leases, client, tasks);
+        follow(&self.stateful_sets, client, tasks);
+        follow(&self.daemon_sets, client, tasks);
+        follow(&self.revisions, client, tasks);
+        follow(&self.jobs, client, tasks);
+        follow(&self.cron_jobs, client, tasks);
+        follow(&self.replication_controllers, client, tasks);
+        follow(&self.claims, client, tasks);
+        follow(&self.budgets, client, tasks);
+        follow(&self.autoscalers, client, tasks);
     }
 
     /// Waits until every kind has been listed once.
@@ -108,6 +153,15 @@ impl Caches {
         self.service_accounts.synced().await;
         self.root_certificates.synced().await;
         self.leases.synced().await;
+        self.stateful_sets.synced().await;
+        self.daemon_sets.synced().await;
+        self.revisions.synced().await;
+        self.jobs.synced().await;
+        self.cron_jobs.synced().await;
+        self.replication_controllers.synced().await;
+        self.claims.synced().await;
+        self.budgets.synced().await;
+        self.autoscalers.synced().await;
     }
 }
 

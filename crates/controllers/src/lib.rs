@@ -5,13 +5,17 @@
 //! in the same process.
 
 pub mod cache;
+pub mod children;
 mod claim;
 mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod events;
 pub mod garbage;
+pub mod history;
+pub mod job;
 pub mod labels;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -21,9 +25,12 @@ pub mod queue;
 pub mod replicaset;
 pub mod scheduler;
 pub mod service_account;
+pub mod statefulset;
 pub mod stream;
 pub mod write;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use mycelium_api::env::Env;
 use tokio::task::JoinSet;
@@ -46,7 +53,11 @@ pub async fn run(client: Client, env: Env, options: Options) {
     let writer = write::Writer::new(client.clone(), write::MANAGER);
     let context = Context { caches, writer, env, events };
     tasks.spawn(scheduler::start(&context));
-    tasks.spawn(replicaset::start(&context));
+    tasks.spawn(replicaset::start::<ReplicaSet>(&context));
+    tasks.spawn(replicaset::start::<ReplicationController>(&context));
+    tasks.spawn(statefulset::start(&context));
+    tasks.spawn(daemonset::start(&context));
+    tasks.spawn(job::start(&context));
     tasks.spawn(deployment::start(&context));
     tasks.spawn(endpoints::start(&context));
     tasks.spawn(endpoints::mirror::start(&context));

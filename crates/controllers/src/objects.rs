@@ -129,10 +129,15 @@ pub fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
 
 /// A short text that depends only on the template and, if the last one was taken, on the collision count.
 pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+    // A template is plain data: it always has a JSON form.
+    safe_hash(&serde_json::to_vec(template).unwrap_or_default(), collisions)
+}
+
+/// A short text without vowels that depends only on the bytes and, if the last one was taken, on the collision count.
+pub fn safe_hash(bytes: &[u8], collisions: Option<i32>) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash = Fnv1a::new();
-    // A template is plain data: it always has a JSON form.
-    hash.write(&serde_json::to_vec(template).unwrap_or_default());
+    hash.write(bytes);
     if let Some(count) = collisions {
         hash.write(&count.to_le_bytes());
     }
@@ -178,7 +183,7 @@ pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
 
 /// Removes null members and empty lists, which mean the same as absence. An empty object may mean something
 /// (`emptyDir: {}`) and stays.
-fn drop_empty(value: &mut serde_json::Value) {
+pub fn drop_empty(value: &mut serde_json::Value) {
     use serde_json::Value;
     match value {
         Value::Object(map) => {

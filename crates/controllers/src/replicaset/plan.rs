@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::rank;
 use crate::claim::{Claims, claim};
 use crate::labels::Matcher;
-use crate::objects::{available_at, controller_reference, is_active, is_ready, is_terminal, labels, name, seconds};
+use crate::objects::{available_at, is_active, is_ready, is_terminal, labels, seconds};
 
 /// At most this many pods are created or deleted in one go.
 const BURST: usize = 500;
@@ -64,23 +63,6 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], related: &[Arc<Pod>], now: Time
         plan.delete = rank::victims(&mine, related, (mine.len() - want).min(BURST), now);
     }
     plan
-}
-
-/// A pod made from the template.
-pub fn pod(set: &ReplicaSet) -> Pod {
-    let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
-    let PodTemplateSpec { metadata, spec } = template;
-    let meta = metadata.unwrap_or_default();
-    let metadata = ObjectMeta {
-        generate_name: Some(format!("{}-", name(&set.metadata))),
-        namespace: set.metadata.namespace.clone(),
-        labels: meta.labels,
-        annotations: meta.annotations,
-        finalizers: meta.finalizers,
-        owner_references: Some(vec![controller_reference(set)]),
-        ..ObjectMeta::default()
-    };
-    Pod { metadata, spec, status: None }
 }
 
 /// Why pods could not be created or deleted.

@@ -39,6 +39,13 @@ pub use pod::tolerates;
 pub use preempt::Preemption;
 pub use why::Unfit;
 
+/// Whether the node is one that the pod's node selector and affinity allow.
+pub fn allows(pod: &Pod, node: &k8s_openapi::api::core::v1::Node) -> bool {
+    let mut described = node::Node::default();
+    described.describe(node);
+    pod::PodInfo::new(pod).allows(&described)
+}
+
 const COMPONENT: &str = "default-scheduler";
 const FIELD_MANAGER: &str = "kube-scheduler";
 /// Pods placed before the scheduler looks up again.
