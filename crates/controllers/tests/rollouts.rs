@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use mycelium_controllers::objects::{controller_of, is_active, is_ready, name};
-use mycelium_controllers::{deployment, replicaset};
+use mycelium_controllers::{children, deployment, replicaset};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -104,7 +104,8 @@ impl World {
         let plan = replicaset::plan::plan(&set, &pods, &pods, now());
         for _ in 0..plan.create {
             self.serial += 1;
-            let mut pod = replicaset::plan::pod(&set);
+            let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+            let mut pod = children::pod(&template, set.as_ref());
             pod.metadata.name = Some(format!("pod-{}", self.serial));
             pod.metadata.uid = pod.metadata.name.clone();
             self.pods.insert(name(&pod.metadata).to_owned(), Arc::new(pod));

@@ -114,6 +114,9 @@ fn latest(set: &DaemonSet, known: &[Arc<ControllerRevision>]) -> Latest {
     history::latest(set, &spec(set).template, known, collisions(set), REVISION_LABEL)
 }
 
+/// The pod of the present template and the one of an old template on a node.
+type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
+
 fn is_going(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
@@ -223,7 +226,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The pod of the present template and the one of an old template on a node; nothing if there are several of either.
-    fn pair(&self, pods: &[Arc<Pod>]) -> Option<(Option<Arc<Pod>>, Option<Arc<Pod>>)> {
+    fn pair(&self, pods: &[Arc<Pod>]) -> Option<Pair> {
         let (mut new, mut old) = (None, None);
         for pod in pods.iter().filter(|pod| !is_going(pod)) {
             let slot = if is_updated(self.view.set, pod, &self.hash) { &mut new } else { &mut old };
