@@ -20,11 +20,16 @@ pub struct Document {
 
 /// Reads the documents of a file; what cannot be read becomes findings. Lists are taken apart.
 pub fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
+    parse_at(file, text, 1)
+}
+
+/// The same of a text that begins at a line of its file.
+pub(crate) fn parse_at(file: &str, text: &str, first: usize) -> (Vec<Document>, Vec<Finding>) {
     let name: Arc<str> = file.into();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut documents, mut findings) = (Vec::new(), Vec::new());
     for part in decode::yaml_documents(text) {
-        match read(&name, part.line, part.text) {
+        match read(&name, part.line + first.saturating_sub(1), part.text) {
             Ok((document, repeated)) => {
                 findings.extend(repeated);
                 take_apart(document, &mut documents);

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
+use crate::positions::Origin;
 use crate::set::Object;
 
 /// How bad a fault is.
@@ -108,6 +109,27 @@ impl Report {
             .iter()
             .filter(|finding| finding.object.as_deref() == Some(object))
             .any(|finding| finding.field.as_deref().is_some_and(|found| within(found, field) || within(field, found)))
+    }
+
+    /// A fault in a field of a file that holds no object, such as a kustomization.
+    pub fn file(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        origin: &Origin,
+        field: &str,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let line = origin.positions.line(field).0;
+        let mut finding = Finding::of_file(severity, code, &origin.file, line, message, &fix.into());
+        finding.field = (!field.is_empty()).then(|| field.to_owned());
+        self.findings.push(finding);
+    }
+
+    /// Findings that others made.
+    pub fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.findings.extend(findings);
     }
 
     /// Whether an object has a finding of a code.

@@ -5,10 +5,18 @@ use serde_json::Value;
 
 use crate::finding::{Report, Severity};
 use crate::set::{Object, Set};
-use crate::value::{has, int, labels, list, text};
+use crate::value::{has, int, list, text};
 use crate::workload::protocol;
 
 const DNS: i64 = 53;
+/// Labels of the cluster's DNS servers.
+const SERVERS: &[(&str, &str)] = &[
+    ("k8s-app", "kube-dns"),
+    ("k8s-app", "coredns"),
+    ("k8s-app", "node-local-dns"),
+    ("app", "coredns"),
+    ("app.kubernetes.io/name", "coredns"),
+];
 
 pub fn check(set: &Set, report: &mut Report) {
     let policies: Vec<&Object> =
@@ -104,8 +112,9 @@ fn may_be_dns(set: &Set, peer: &Value) -> bool {
         Selector::from_value(selector).is_ok_and(|selector| selector.matches(labels))
     };
     let pods = &peer["podSelector"];
-    let server = labels(&serde_json::json!({"l": {"k8s-app": "kube-dns"}}), "/l");
-    namespaces.is_object()
-        && fits(namespaces, &system)
-        && (!pods.is_object() || fits(pods, &server) || pods.to_string().contains("dns"))
+    let is_server = |(key, value): &(&str, &str)| {
+        let labels = [((*key).to_owned(), (*value).to_owned())].into();
+        fits(pods, &labels)
+    };
+    namespaces.is_object() && fits(namespaces, &system) && (!pods.is_object() || SERVERS.iter().any(is_server))
 }

@@ -38,18 +38,32 @@ impl Document {
 
 /// Reads all objects of the files, folders and `-`; lists are taken apart.
 pub fn read(paths: &[PathBuf], recursive: bool) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
+    objects(&texts(paths, recursive)?)
+}
+
+/// The texts of the files, folders and `-`, each with the name it is shown by.
+pub fn texts(paths: &[PathBuf], recursive: bool) -> Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
     for path in paths {
         if path == Path::new("-") {
             let mut input = String::new();
             std::io::stdin().read_to_string(&mut input).context("standard input cannot be read")?;
-            documents.extend(parse(&input, "standard input")?);
+            texts.push(("standard input".to_owned(), input));
             continue;
         }
         for file in files(path, recursive)? {
             let input = std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-            documents.extend(parse(&input, &file.display().to_string())?);
+            texts.push((file.display().to_string(), input));
         }
+    }
+    Ok(texts)
+}
+
+/// The objects of texts.
+pub fn objects(texts: &[(String, String)]) -> Result<Vec<Document>> {
+    let mut documents = Vec::new();
+    for (origin, text) in texts {
+        documents.extend(parse(text, origin)?);
     }
     if documents.is_empty() {
         bail!("nothing to do: there is no object in what was given with -f");

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::client::discovery::{Discovery, Resource};
 use crate::client::manifest::{self, Document};
 use crate::client::{Call, Cluster, Connection, FIELD_MANAGER, block_on, failure, query, say, text};
+use crate::commands::check;
 
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 /// A custom resource is served a moment after its definition was taken.
@@ -28,6 +29,7 @@ Examples:
 
 Fields that others set and the manifests do not mention stay as they are. A field that another manager owns and the
 manifest wants otherwise is a conflict: nothing of that object is changed unless --force-conflicts is given.
+Faults that `mycelium check --against-cluster` finds are printed as warnings, and stop nothing (--no-check leaves them out).
 Namespaces and CustomResourceDefinitions are applied first. All objects are tried, also after one failed.
 Exit codes: 0 all applied, 1 at least one was not, 2 wrong usage.")]
 pub struct Args {
@@ -49,6 +51,9 @@ pub struct Args {
     /// What to do about fields the server does not know
     #[arg(long, value_name = "HOW", default_value = "strict", value_parser = ["strict", "warn", "ignore"])]
     validate: String,
+    /// Do not look for faults that the server does not refuse
+    #[arg(long)]
+    no_check: bool,
     /// Output: what happened to each object, or the object's name
     #[arg(short, long, value_name = "FORMAT", value_parser = ["name"])]
     output: Option<String>,
@@ -70,9 +75,13 @@ enum Outcome {
 /// Applies the manifests.
 pub fn run(args: Args) -> Result<ExitCode> {
     block_on(async {
-        let mut documents = manifest::read(&args.files, args.recursive)?;
+        let texts = manifest::texts(&args.files, args.recursive)?;
+        let mut documents = manifest::objects(&texts)?;
         documents.sort_by_key(|document| rank(document.kind()));
         let cluster = args.connection.cluster().await?;
+        if !args.no_check {
+            check::warn(&cluster, &texts).await;
+        }
         let mut applier =
             Applier { discovery: Discovery::load(&cluster).await?, args: &args, cluster, new_kinds: false };
         let mut failures = Vec::new();

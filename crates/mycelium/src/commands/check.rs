@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use mycelium_check::{Context, Finding, Object, Set, Severity, set};
 
-use crate::client::{Connection, block_on, unless_unread};
+use crate::client::{Cluster, Connection, block_on, unless_unread};
 
 /// Exit code for findings of severity error, as `--help` says.
 const EXIT_FOUND: u8 = 1;
@@ -104,6 +104,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
     unless_unread(printed.map(|()| code(&findings, args.strict)))
 }
 
+/// Prints faults of what is about to be applied, with what the cluster has, to standard error. A cluster that does not
+/// say what it has is not asked twice: then nothing is printed.
+pub async fn warn(cluster: &Cluster, texts: &[(String, String)]) {
+    let mut objects = Vec::new();
+    for (file, text) in texts {
+        objects.extend(set::objects(mycelium_check::parse(file, text).0).0);
+    }
+    let Ok(set) = known::against(cluster, objects, Context::default()).await else { return };
+    for finding in mycelium_check::check(&set).iter().filter(|finding| finding.severity <= Severity::Warning) {
+        eprint!("warning: {}", print::plain(finding));
+    }
+}
+
 fn code(findings: &[Finding], strict: bool) -> ExitCode {
     let limit = if strict { Severity::Warning } else { Severity::Error };
     if findings.iter().any(|finding| finding.severity <= limit) {
@@ -174,14 +187,6 @@ fn gather(args: &Args) -> Result<Found> {
 }
 
 fn kustomization(disk: &files::Disk, folder: &Path, found: &mut Found) {
-    found.findings.push(Finding::of_file(
-        Severity::Error,
-        "kustomization",
-        &folder.display().to_string(),
-        1,
-        "kustomizations are not read yet",
-        "",
-    ));
     let built = mycelium_check::kustomize::build(disk, &disk.absolute(folder));
     found.objects.extend(built.objects);
     found.findings.extend(built.findings);

@@ -27,6 +27,13 @@ pub fn text(findings: &[Finding], objects: usize, files: usize, colours: bool) -
     Ok(())
 }
 
+/// A finding without its severity: `FILE:LINE: SENTENCE`, and the fix.
+pub fn plain(finding: &Finding) -> String {
+    let object = finding.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
+    let fix = finding.fix.as_ref().map(|fix| format!(" (fix: {fix})")).unwrap_or_default();
+    format!("{}:{}: {object}{}{fix} [{}]\n", finding.file, finding.line, finding.message, finding.code)
+}
+
 fn paragraph(finding: &Finding, colours: bool) -> String {
     let colour = match finding.severity {
         Severity::Error => RED,
