@@ -315,6 +315,9 @@ impl Input {
         self.frames += 1;
         connection.received_bytes.fetch_add(header.length.into(), Relaxed);
         connection.received_chunks.fetch_add(1, Relaxed);
+        if !header.urgent {
+            link.bulk_received.fetch_add(1, Relaxed);
+        }
         connection.report.store(true, Relaxed);
         if let Place::Fill(piece) = place
             && lock(&link.receiver).finish(&header, piece)?

@@ -228,6 +228,13 @@ impl Link {
         self.shared().stats()
     }
 
+    /// A number that grows whenever a part of a bulk message came from the peer, or one of ours arrived there: while it
+    /// does, the peer's side of the link is alive, however late its urgent messages are.
+    pub fn bulk_progress(&self) -> u64 {
+        let shared = self.shared();
+        shared.bulk_received.load(Relaxed) + lock(&shared.sender).bulk_delivered()
+    }
+
     /// Closes the link at once, on both sides. What the peer has not received is lost: [`flush`](Self::flush) first.
     pub fn close(&self) {
         self.shared().close(CloseReason::Local);

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub sent_messages: AtomicU64,
     pub received_messages: AtomicU64,
     pub lost_connections: AtomicU64,
+    /// Chunks of bulk messages.
+    pub bulk_received: AtomicU64,
     ping_every: Duration,
     origin: Instant,
     next_path: AtomicU64,
@@ -99,6 +101,7 @@ impl Shared {
             sent_messages: AtomicU64::new(0),
             received_messages: AtomicU64::new(0),
             lost_connections: AtomicU64::new(0),
+            bulk_received: AtomicU64::new(0),
             ping_every: options.dead_after.min(peer_dead_after) / PINGS_PER_DEATH,
             message_max: greeting.message_max,
             origin: Instant::now(),

@@ -102,8 +102,9 @@ fn throughput_follows_what_is_left() {
 
 #[test]
 fn urgent_messages_hardly_wait_on_a_full_wire() {
-    let wires = Wires::new(2, Wire::Rate(MEGABITS));
-    wires.run(Options::default(), |link: Link, received: Arc<Received>| async move {
+    // Four connections that share one wire: each must do with its part of it.
+    let wires = Wires::new(1, Wire::Rate(2 * MEGABITS));
+    wires.run_many(4, Options::default(), |link: Link, received: Arc<Received>| async move {
         let flood = flood(&link);
         received.rate(SECOND).await;
         for _ in 0..100 {

@@ -17,7 +17,10 @@ const GAP_HALVES_AFTER_SIGNS: u64 = 700;
 #[derive(Clone, Debug)]
 pub struct Detector {
     bounds: Bounds,
+    /// Its last sign.
     last_us: u64,
+    /// When it last moved, if that was later.
+    moved_us: u64,
     mean_us: u64,
     deviation_us: u64,
     gap_us: u64,
@@ -26,7 +29,7 @@ pub struct Detector {
 impl Detector {
     /// A detector that has just heard its peer, and expects to hear it every `interval_us`.
     pub fn new(bounds: Bounds, interval_us: u64, now_us: u64) -> Self {
-        Self { bounds, last_us: now_us, mean_us: interval_us, deviation_us: interval_us / 4, gap_us: 0 }
+        Self { bounds, last_us: now_us, moved_us: 0, mean_us: interval_us, deviation_us: interval_us / 4, gap_us: 0 }
     }
 
     /// A sign of life.
@@ -44,14 +47,21 @@ impl Detector {
         self.gap_us = self.gap_us.max(interval);
     }
 
+    /// What it sends or takes besides moves: it lives, although its next sign may be stuck behind that.
+    pub fn moves(&mut self, now_us: u64) {
+        self.moved_us = self.moved_us.max(now_us);
+    }
+
     /// Time in which we did not run ourselves, and cannot have heard it.
     pub fn excuse(&mut self, us: u64) {
         self.last_us += us;
+        self.moved_us += us;
     }
 
     /// Its connection broke: that is enough.
     pub fn broken(&mut self, now_us: u64) {
         self.last_us = self.last_us.min(now_us.saturating_sub(self.bounds.max_us));
+        self.moved_us = 0;
     }
 
     /// The silence that is suspicious.
@@ -62,7 +72,7 @@ impl Detector {
 
     /// How long it has been silent.
     pub fn silent_us(&self, now_us: u64) -> u64 {
-        now_us.saturating_sub(self.last_us)
+        now_us.saturating_sub(self.last_us.max(self.moved_us))
     }
 
     /// Whether it should have been heard by now.
@@ -103,6 +113,9 @@ mod tests {
             detector.heard(now);
         }
         assert!(detector.suspects(now + 61_000), "{detector:?}");
+        let mut moving = detector.clone();
+        moving.moves(now + 61_000);
+        assert!(!moving.suspects(now + 120_000) && moving.suspects(now + 121_000), "{moving:?}");
         detector.excuse(500_000);
         assert!(!detector.suspects(now + 500_000));
         detector.broken(now + 1);

@@ -9,7 +9,7 @@ use super::mutation::{Fault, Faults};
 use super::output::Output;
 use super::types::{Alone, Config, Name, OutputMode, Position, Proposal, Version};
 
-/// A backup this many epochs behind is not made a holder yet: release would wait for it.
+/// A backup this many epochs behind is not made a holder yet, beside others: release would wait for it.
 const HOLDER_LAG_EPOCHS_MAX: u64 = 2;
 
 /// A change of membership.
@@ -312,16 +312,27 @@ impl Peer {
 impl Reign {
     /// The last epoch that is safe with a configuration's holders.
     fn safe(&self, config: &Config, term: u64, sealed: u64) -> Option<u64> {
-        if config.rules.output == OutputMode::BestEffort
-            || config.holders.is_empty() && config.rules.alone == Alone::GoOn
-        {
+        if config.rules.output == OutputMode::BestEffort {
             return Some(sealed);
+        }
+        if config.holders.is_empty() && config.rules.alone == Alone::GoOn {
+            // Output waits for a backup that follows although nothing obliges it to: on a slow link one that is always a
+            // little behind would never hold all that was released, and never be a holder.
+            let following = self.following(config, term).max();
+            return Some(following.map_or(sealed, |epoch| self.released.unwrap_or(config.base.epoch).max(epoch)));
         }
         let epoch = |name| self.peers.get(name).and_then(|peer| peer.epoch(term, &config.base));
         let mut epochs: Vec<_> = config.holders.iter().map(epoch).collect();
         epochs.sort_by_key(|epoch| std::cmp::Reverse(*epoch));
         let needed = config.rules.policy.needed(epochs.len());
         epochs.get(needed.checked_sub(1)?).copied().flatten()
+    }
+
+    /// The epochs of the backups that follow without a gap.
+    fn following<'a>(&'a self, config: &'a Config, term: u64) -> impl Iterator<Item = u64> + 'a {
+        let peers = config.data.iter().filter_map(|name| self.peers.get(name));
+        let follows = move |peer: &&Peer| !peer.lost && !peer.gap && !peer.syncing && peer.accepted.term == term;
+        peers.filter(follows).filter_map(move |peer| peer.epoch(term, &config.base))
     }
 
     /// Whether everything released so far is safe with the configuration too.
@@ -333,7 +344,8 @@ impl Reign {
     }
 
     fn add(&self, next: &mut Config, me: &Name, term: u64, sealed: u64, faults: Faults) {
-        let floor = self.released.unwrap_or(next.base.epoch).max(sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX));
+        let near = if next.holders.is_empty() { 0 } else { sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX) };
+        let floor = self.released.unwrap_or(next.base.epoch).max(near);
         for (name, peer) in
             self.peers.iter().filter(|(name, peer)| *name != me && !peer.lost && peer.accepted.term == term)
         {

@@ -86,6 +86,8 @@ pub enum Input {
     SyncDone(Position),
     /// (Primary) a sync that `BeginSync` asked for came to nothing.
     SyncFailed(Name),
+    /// Bulk data came from a member or arrived there: it lives, whatever has become of its messages.
+    PeerMoves(Name),
     /// A connection to a member broke.
     PeerDown(Name),
     /// (Primary) the guest is paused as asked, this was its last epoch.
@@ -246,6 +248,7 @@ impl Member {
             Input::ReplicaLost => self.core.replica_lost(&mut raw),
             Input::SyncDone(at) => self.core.synced(at, &mut raw),
             Input::SyncFailed(peer) => self.core.sync_failed(&peer),
+            Input::PeerMoves(peer) => self.on_peer_moves(&peer),
             Input::PeerDown(peer) => self.on_peer_down(&peer, &mut raw),
             Input::GuestPaused { last } => self.on_guest_paused(last, &mut raw),
             Input::Command(command) => self.on_command(command, &mut raw),
@@ -336,6 +339,16 @@ impl Member {
     fn promised_to_another(&self, candidate: &Name) -> bool {
         let promised = self.now_us < self.promise_until_us && self.promised_to.as_ref() != Some(candidate);
         promised && !self.core.faults.has(Fault::PromiseBroken)
+    }
+
+    /// Promises are renewed by messages only: this is about suspicion.
+    fn on_peer_moves(&mut self, peer: &Name) {
+        if self.core.following() == Some(peer) {
+            self.watch.moves(self.now_us);
+        }
+        if let Some(watch) = self.peers.get_mut(peer) {
+            watch.detector.moves(self.now_us);
+        }
     }
 
     fn on_peer_down(&mut self, peer: &Name, out: &mut Vec<Output>) {

@@ -255,6 +255,11 @@ impl Agent {
     }
 
     fn tick(&mut self) {
+        let moving: Vec<String> =
+            self.peers.iter_mut().filter_map(|(name, peer)| peer.moves().then(|| name.clone())).collect();
+        for name in moving {
+            self.input(Input::PeerMoves(name.as_str().into()));
+        }
         self.input(Input::Tick);
         self.dial_missing();
         self.settle_buffer();
@@ -383,9 +388,10 @@ impl Agent {
         }
     }
 
-    /// Gives back the room of epochs that every backup in sync holds, and lets go of a backup that cannot keep up.
+    /// Gives back the room of epochs that every backup in sync holds.
     fn settle_buffer(&mut self) {
-        let waiting = !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole);
+        let queued = self.peers.values().any(|peer| peer.outbox.waiting() > 0);
+        let waiting = queued || !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole);
         // A primary that is being elected again may need what its backups do not have.
         if waiting && self.member.is_primary() {
             let peers = self.member.status(now_us()).peers;
@@ -396,9 +402,27 @@ impl Agent {
             let (safe, held_by) = (held.iter().copied().min().unwrap_or(u64::MAX), held.len());
             self.under_way.retain(|(epoch, _)| *epoch > safe);
             self.settle(safe, held_by);
+            self.note_backlog(held_by > 0);
         }
+        self.let_go_of_the_slow();
+    }
+
+    /// While no backup in sync paces the guest, the least loaded link does: else it would outrun every copy of itself,
+    /// and never be protected again.
+    fn note_backlog(&self, paced: bool) {
+        let Part::Primary(primary) = &self.part else { return };
+        let config = self.config();
+        let data =
+            self.peers.iter().filter(|(name, _)| config.is_some_and(|config| config.data.contains(name.as_str())));
+        let least = data.map(|(_, peer)| peer.outbox.waiting()).min();
+        primary.set_backlog(least.filter(|_| !paced).unwrap_or(0));
+    }
+
+    /// Ends the link of a backup for which more waits than the buffer holds, beside the epoch that is being sent to it:
+    /// one epoch may be longer than the buffer, and is bounded by the guest's memory.
+    fn let_go_of_the_slow(&mut self) {
         let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
-        let behind = self.peers.iter().find(|(_, peer)| peer.outbox.waiting() > limit).map(|(name, _)| name.clone());
+        let behind = self.peers.iter().find(|(_, peer)| peer.outbox.behind() > limit).map(|(name, _)| name.clone());
         if let Some(name) = behind {
             self.history.note(&format!(
                 "{name} cannot keep up: more waits for it than the buffer holds; it is brought in sync anew"
@@ -558,7 +582,7 @@ impl Agent {
                     Ok(memory) => {
                         let outbox = self.peers.get(from).map(|peer| peer.outbox.clone());
                         primary.sync(match outbox {
-                            Some(outbox) => memory.paced_by(outbox),
+                            Some(outbox) => memory.paced_by(outbox, primary.room()),
                             None => memory,
                         });
                     }

@@ -43,13 +43,21 @@ pub(super) struct Load {
     pub throttle: AtomicU64,
     /// How often the buffer was full and the guest had to wait.
     pub emergency_pauses: AtomicU64,
+    /// Bytes that wait for a link while no backup in sync gives back room in the buffer.
+    pub backlog: AtomicU64,
 }
 
 impl Load {
     pub fn new(shares: Shares) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        let buffer = Buffer::new(shares);
-        Arc::new(Self { buffer, ack_us: zero(), length_us: zero(), throttle: zero(), emergency_pauses: zero() })
+        Arc::new(Self {
+            buffer: Buffer::new(shares),
+            ack_us: zero(),
+            length_us: zero(),
+            throttle: zero(),
+            emergency_pauses: zero(),
+            backlog: zero(),
+        })
     }
 
     /// Bytes of epochs under way.
@@ -57,9 +65,15 @@ impl Load {
         self.buffer.level().epochs
     }
 
+    /// Bytes of epochs that may be under way.
+    pub fn room(&self) -> u64 {
+        self.buffer.shares().epochs
+    }
+
     fn fill(&self, nic: &Nic) -> f64 {
         self.buffer.set_egress(nic.stats().queued_bytes);
-        self.buffer.fill()
+        let backlog = self.backlog.load(Ordering::Relaxed) as f64 / self.room().max(1) as f64;
+        self.buffer.fill().max(backlog)
     }
 
     fn tell(&self, intensity: f64) {
@@ -69,7 +83,7 @@ impl Load {
     /// Room for a checkpoint. One that does not fit any more is taken all the same, for it exists already; then the
     /// buffer counts as full.
     fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
-        let rest = self.buffer.shares().epochs.saturating_sub(self.bytes());
+        let rest = self.room().saturating_sub(self.bytes());
         self.buffer.reserve(bytes).or_else(|| self.buffer.reserve(rest))
     }
 }

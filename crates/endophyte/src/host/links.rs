@@ -36,12 +36,20 @@ pub(super) struct Peer {
     urgent: mpsc::UnboundedSender<(u16, Bytes)>,
     /// Tells links to the same host apart.
     pub number: u64,
+    /// What the link's progress was when it was last looked at.
+    progress: u64,
 }
 
 impl Peer {
     /// Sends a message of the group.
     pub fn group(&self, message: &Message) {
         let _ = self.urgent.send((channel::GROUP, message.encode().into()));
+    }
+
+    /// Whether bulk data has come or arrived since this was last asked.
+    pub fn moves(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.progress, self.link.bulk_progress());
+        self.progress != before
     }
 
     /// Sends a notice.
@@ -82,7 +90,7 @@ pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::Unbound
             }
         }
     });
-    let peer = Peer { outbox: Outbox::new(link.clone()), link: link.clone(), hello, urgent, number };
+    let peer = Peer { outbox: Outbox::new(link.clone()), link: link.clone(), hello, urgent, number, progress: 0 };
     tokio::spawn(pump(link, number, events));
     peer
 }

@@ -250,6 +250,16 @@ impl Primary {
         self.load.ack_us.store(after.as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Bytes of epochs that the buffer holds.
+    pub fn room(&self) -> u64 {
+        self.load.room()
+    }
+
+    /// Tells how many bytes wait for the link that paces the guest.
+    pub fn set_backlog(&self, bytes: u64) {
+        self.load.backlog.store(bytes, Ordering::Relaxed);
+    }
+
     /// Sends a checkpoint on.
     pub fn send(&self, job: Job) {
         let _ = self.work.send(Work::Checkpoint(job));

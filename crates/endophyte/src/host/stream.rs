@@ -191,6 +191,8 @@ pub fn frame_message(pieces: Vec<Bytes>) -> Vec<Bytes> {
 pub struct Outbox {
     queue: mpsc::UnboundedSender<Vec<Bytes>>,
     waiting: Arc<AtomicU64>,
+    /// Of these, the bytes of the message that is being handed to the link.
+    sending: Arc<AtomicU64>,
     /// Bytes per second; 0 before any were measured.
     bandwidth: Arc<AtomicU64>,
 }
@@ -200,14 +202,17 @@ impl Outbox {
     pub fn new(link: Link) -> Self {
         let (queue, mut messages) = mpsc::unbounded_channel::<Vec<Bytes>>();
         let waiting = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&waiting);
+        let sending = Arc::new(AtomicU64::new(0));
+        let (counted, first) = (Arc::clone(&waiting), Arc::clone(&sending));
         let bandwidth = Arc::new(AtomicU64::new(0));
         let measured = Arc::clone(&bandwidth);
         tokio::spawn(async move {
             while let Some(message) = messages.recv().await {
                 let length = length(&message);
                 measured.store(link_bandwidth(&link), Ordering::Relaxed);
+                first.store(length, Ordering::Relaxed);
                 let sent = link.send(channel::STREAM, Priority::Bulk, message).await;
+                first.store(0, Ordering::Relaxed);
                 counted.fetch_sub(length, Ordering::Relaxed);
                 if sent.is_err() {
                     break;
@@ -215,7 +220,7 @@ impl Outbox {
             }
             counted.store(0, Ordering::Relaxed);
         });
-        Self { queue, waiting, bandwidth }
+        Self { queue, waiting, sending, bandwidth }
     }
 
     /// Queues a message; into nothing when the link is gone, which is noticed elsewhere.
@@ -235,6 +240,11 @@ impl Outbox {
     /// Bytes that wait for the link.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait behind the message that is being handed to the link.
+    pub fn behind(&self) -> u64 {
+        self.waiting().saturating_sub(self.sending.load(Ordering::Relaxed))
     }
 }
 

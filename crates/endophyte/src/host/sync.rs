@@ -13,9 +13,8 @@ use crate::machine::GuestMemory;
 
 /// Pages that are looked at before one checkpoint.
 const LOOKED_AT_MAX: usize = 32 * 1024;
-/// Pages that are sent before one checkpoint: 8 MiB.
-const SENT_MAX: usize = 2048;
-/// Bytes that may wait for the link before more are copied.
+/// Bytes that are sent before one checkpoint, and that may wait for the link before more are copied.
+const SENT_MAX: u64 = 8 << 20;
 const WAITING_MAX: u64 = 16 << 20;
 
 /// One backup that is being brought in sync.
@@ -33,6 +32,8 @@ pub(super) struct MemorySync {
     begun: bool,
     parts: u64,
     outbox: Option<Outbox>,
+    /// Bytes: sent in one step, waiting before the next.
+    limits: (u64, u64),
 }
 
 /// What one checkpoint does for one copy.
@@ -68,13 +69,15 @@ impl MemorySync {
         if let Some(last) = remaining.last_mut().filter(|_| !pages.is_multiple_of(64)) {
             *last = (1 << (pages % 64)) - 1;
         }
-        let outbox = None;
-        Ok(Self { id, seed, hashes, remaining, left: pages, pages, cursor: 0, begun: false, parts: 0, outbox })
+        let (outbox, limits) = (None, (SENT_MAX, WAITING_MAX));
+        Ok(Self { id, seed, hashes, remaining, left: pages, pages, cursor: 0, begun: false, parts: 0, outbox, limits })
     }
 
-    /// Copies no faster than the link to the backup carries.
-    pub fn paced_by(mut self, outbox: Outbox) -> Self {
+    /// Copies no faster than the link to the backup carries, and no more at a time than half of `room` bytes: the copy
+    /// shall not fill the buffer that the guest's epochs need.
+    pub fn paced_by(mut self, outbox: Outbox, room: u64) -> Self {
         self.outbox = Some(outbox);
+        self.limits = (SENT_MAX.min(room / 4), WAITING_MAX.min(room / 4));
         self
     }
 
@@ -86,12 +89,13 @@ impl MemorySync {
             self.begun = true;
             return step;
         }
-        if self.outbox.as_ref().is_some_and(|outbox| outbox.waiting() > WAITING_MAX) {
+        let (sent_max, waiting_max) = self.limits;
+        if self.outbox.as_ref().is_some_and(|outbox| outbox.waiting() > waiting_max) {
             return step;
         }
         let mut page = [0; PAGE];
         for _ in 0..LOOKED_AT_MAX.min(self.pages as usize) {
-            if step.indices.len() == SENT_MAX || self.left == 0 {
+            if step.bytes.len() as u64 >= sent_max || self.left == 0 {
                 break;
             }
             let index = self.cursor;

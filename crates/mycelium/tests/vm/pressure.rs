@@ -7,7 +7,7 @@ use crate::random::Random;
 
 /// What replication may hold, in mebibytes, and what hosts can send, in megabits a second.
 const BUFFER: u64 = 32;
-const WIRE: u32 = 400;
+const WIRE: u32 = 200;
 
 /// The guest's throttle, and whether it is protected; fails if more is held than is allowed.
 fn look(lab: &Lab) -> Result<(f64, bool), String> {

@@ -62,6 +62,8 @@ pub struct Sent {
     /// What had been delivered by then, and when that was.
     delivered: u64,
     delivered_at: Time,
+    /// When that had been handed over.
+    sent_before: Time,
     /// Whether there was nothing more to send.
     limited: bool,
 }
@@ -87,6 +89,8 @@ pub struct Path {
     pub resent_chunks: u64,
     delivered: u64,
     delivered_at: Time,
+    /// When the last acknowledged chunk was handed over.
+    delivered_sent: Time,
     limited: bool,
     rtt_min: Option<(Time, Duration)>,
     /// Since when the window is small for the sake of `rtt_min`.
@@ -113,6 +117,7 @@ impl Path {
             resent_chunks: 0,
             delivered: 0,
             delivered_at: now,
+            delivered_sent: now,
             limited: true,
             rtt_min: None,
             probing: None,
@@ -183,11 +188,12 @@ impl Path {
     /// Notes a chunk that is being handed over.
     pub fn sent(&mut self, chunk: ChunkId, bytes: u64, again: bool, now: Time) {
         if self.in_flight.is_empty() {
-            self.delivered_at = now;
+            (self.delivered_at, self.delivered_sent) = (now, now);
         }
         let due = now + self.arrival(bytes) + self.rtt_floor();
         let (delivered, delivered_at, limited) = (self.delivered, self.delivered_at, self.limited);
-        self.in_flight.push_back(Sent { chunk, bytes, at: now, due, delivered, delivered_at, limited });
+        let sent_before = self.delivered_sent;
+        self.in_flight.push_back(Sent { chunk, bytes, at: now, due, delivered, delivered_at, sent_before, limited });
         self.limited = false;
         self.in_flight_bytes += bytes;
         self.sent_bytes += bytes;
@@ -215,13 +221,19 @@ impl Path {
             self.state = PathState::Active;
             (self.best, self.best_before) = (0.0, 0.0);
         } else if let Some(last) = sent.last() {
+            self.delivered_sent = last.at;
             self.note_rate(last, now);
         }
         Some(sent.into_iter().map(|sent| sent.chunk).collect())
     }
 
+    /// A sample is as long as the bytes took to be handed over, if that took longer than their acknowledgements:
+    /// these come in a bunch when the way back or the receiver was held up, and would tell of a rate that is not there
+    /// (Cheng and others, *Delivery Rate Estimation*, draft-cheng-iccrg-delivery-rate-estimation).
     fn note_rate(&mut self, last: &Sent, now: Time) {
-        let elapsed = now.saturating_sub(last.delivered_at).max(Duration::from_micros(50));
+        let handed_over = last.at.saturating_sub(last.sent_before);
+        let acknowledged = now.saturating_sub(last.delivered_at);
+        let elapsed = handed_over.max(acknowledged).max(Duration::from_micros(50));
         let rate = (self.delivered - last.delivered) as f64 / elapsed.as_secs_f64();
         if last.limited && rate <= self.best.max(self.best_before) {
             return;
@@ -278,5 +290,27 @@ impl Path {
             self.recent_start = now;
         }
         self.recent[0] += bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_that_come_in_a_bunch_do_not_look_like_bandwidth() {
+        let ms = |n: u64| Duration::from_millis(n);
+        let mut path = Path::new(ms(0));
+        // 16 KiB each 2 ms, 8 MiB per second; nothing is heard for 100 ms at a time, then everything almost at once.
+        for chunk in 0..500 {
+            path.sent(chunk, 16 << 10, false, ms(2 * chunk));
+            if chunk % 50 == 49 {
+                path.acknowledge(chunk - 24, ms(2 * chunk)).expect("frames that were sent");
+            } else if chunk % 50 == 0 && chunk > 0 {
+                path.acknowledge(chunk + 1, ms(2 * chunk + 1)).expect("frames that were sent");
+            }
+        }
+        let measured = path.bandwidth().expect("it was measured") / f64::from(8 << 20);
+        assert!((0.5..1.5).contains(&measured), "{measured}");
     }
 }

@@ -82,6 +82,7 @@ pub struct Sender {
     bulk_flow: Flow,
     urgent_flow: Flow,
     unacknowledged: u64,
+    bulk_delivered: u64,
 }
 
 impl Sender {
@@ -101,12 +102,18 @@ impl Sender {
             bulk_flow: Flow { window, ..Flow::default() },
             urgent_flow: Flow { window: urgent_window, ..Flow::default() },
             unacknowledged: 0,
+            bulk_delivered: 0,
         }
     }
 
     /// Bytes of bulk messages that are queued or not wholly acknowledged: what this side keeps in memory.
     pub fn unacknowledged(&self) -> u64 {
         self.unacknowledged
+    }
+
+    /// Chunks of bulk messages that the peer acknowledged.
+    pub fn bulk_delivered(&self) -> u64 {
+        self.bulk_delivered
     }
 
     /// Whether a message of this length may be queued, if at most `limit` bytes of bulk messages shall be. One that
@@ -352,6 +359,7 @@ impl Sender {
         let Some(chunk) = self.chunks.remove(&chunk) else { return };
         let Some(entry) = self.messages.get_mut(&chunk.message) else { return };
         entry.acknowledged += u64::from(chunk.length);
+        self.bulk_delivered += u64::from(!entry.urgent);
         if entry.acknowledged == entry.message.total() && entry.cut == entry.message.total() {
             if !entry.urgent {
                 self.unacknowledged -= cost(entry.message.total());

@@ -64,13 +64,23 @@ impl Wires {
     /// Runs `near` on one machine with a link of one connection per wire, while the other takes every message and
     /// counts its bytes.
     pub fn run<F: Future<Output = ()>>(&self, options: Options, near: impl FnOnce(Link, Arc<Received>) -> F + Send) {
+        self.run_many(self.count.into(), options, near);
+    }
+
+    /// The same with so many connections.
+    pub fn run_many<F: Future<Output = ()>>(
+        &self,
+        connections: usize,
+        options: Options,
+        near: impl FnOnce(Link, Arc<Received>) -> F + Send,
+    ) {
         let group = Group::create().unwrap();
         let received = Arc::new(Received::default());
         let far = self.start_far(group.issue("far").unwrap(), options, received.clone());
         let config = LinkConfig {
             local: self.addresses(1),
             remote: self.addresses(2).into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect(),
-            target_count: self.count.into(),
+            target_count: connections,
             options,
         };
         let identity = group.issue("near").unwrap();
@@ -83,7 +93,7 @@ impl Wires {
                         Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     }
                 };
-                super::until("every wire has a connection", || link.connections() == usize::from(self.count)).await;
+                super::until("every wire has a connection", || link.connections() == connections).await;
                 near(link, received).await;
             });
             Ok(())
