@@ -85,7 +85,8 @@ pub fn named(name: &str) -> Option<Target> {
     all().into_iter().find(|target| target.name == name)
 }
 
-const LIBRARY: [Target; 12] = [
+const LIBRARY: [Target; 13] = [
+    Target::new("cel", cel, &[b"self.a.all(x, x > 1) && size(self.b) < 3 || self.?c.orValue('d').matches('^d')"]),
     Target::new("json", json, &[POD]),
     Target::new("yaml", yaml, &[YAML, POD]),
     Target::new("object", object, &[POD]),
@@ -256,4 +257,16 @@ fn names(bytes: &[u8]) {
     let _ = names::is_port_name(text);
     let _ = names::is_env_var_name(text);
     let _ = names::is_percent(text);
+}
+
+/// An expression, checked and evaluated within its budget.
+fn cel(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(program) = mycelium_cel::Program::parse(text) else { return };
+    let object = serde_json::json!({"a": [1, 2, 3], "b": "text", "m": {"k": 1.5, "l": null}});
+    let declared = mycelium_cel::Declared { names: [("self".to_owned(), None)].into(), variables: Vec::new() };
+    let _ = mycelium_cel::check(&program, &declared);
+    let mut bindings = mycelium_cel::Bindings::default();
+    bindings.set("self", mycelium_cel::Value::json(&object, None));
+    let _ = program.run(&bindings, &mycelium_cel::Limits::new(100_000, 100_000));
 }

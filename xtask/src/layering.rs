@@ -11,10 +11,14 @@ use serde::Deserialize;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-api", &[]),
     ("mycelium-apimachinery", &["mycelium-api"]),
+    ("mycelium-cel", &["mycelium-api"]),
     ("mycelium-kinds", &["mycelium-api"]),
     ("mycelium-check", &["mycelium-api", "mycelium-apimachinery", "mycelium-kinds"]),
     ("mycelium-store", &[]),
-    ("mycelium-apiserver", &["mycelium-api", "mycelium-apimachinery", "mycelium-kinds", "mycelium-store"]),
+    (
+        "mycelium-apiserver",
+        &["mycelium-api", "mycelium-apimachinery", "mycelium-cel", "mycelium-kinds", "mycelium-store"],
+    ),
     ("mycelium-controllers", &["mycelium-api"]),
     ("mycelium-linux", &[]),
     ("mycelium-net", &["mycelium-api", "mycelium-linux"]),

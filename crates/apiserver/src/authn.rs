@@ -73,7 +73,21 @@ fn identity(claims: &Claims) -> Identity {
 /// Takes on the identity that `Impersonate-User` names, if the caller may.
 pub fn impersonate(server: &Inner, headers: &HeaderMap, who: Identity) -> Result<Identity, ApiError> {
     let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let Some(user) = headers.get("impersonate-user").map(text) else { return Ok(who) };
+    let extra: Vec<(String, String)> = headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let key = name.as_str().strip_prefix("impersonate-extra-")?;
+            Some((crate::request::percent_decode(key), text(value)))
+        })
+        .collect();
+    let uid = headers.get("impersonate-uid").map(text);
+    let Some(user) = headers.get("impersonate-user").map(text) else {
+        if headers.contains_key("impersonate-group") || uid.is_some() || !extra.is_empty() {
+            let why = "requested impersonation of groups, uid or extra without impersonating a user";
+            return Err(ApiError::internal(why));
+        }
+        return Ok(who);
+    };
     let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
     let want = |group: &str, resource: &str, name: &str, namespace: &str| Attributes {
         verb: "impersonate".into(),
@@ -91,7 +105,18 @@ pub fn impersonate(server: &Inner, headers: &HeaderMap, who: Identity) -> Result
     for group in &groups {
         route::authorize(server, &who, &want("", "groups", group, ""))?;
     }
-    let mut target = Identity { user: user.clone(), groups, ..Identity::default() };
+    const AUTHENTICATION: &str = "authentication.k8s.io";
+    if let Some(uid) = &uid {
+        route::authorize(server, &who, &want(AUTHENTICATION, "uids", uid, ""))?;
+    }
+    for (key, value) in &extra {
+        let want = Attributes { subresource: key.clone(), ..want(AUTHENTICATION, "userextras", value, "") };
+        route::authorize(server, &who, &want)?;
+    }
+    let mut target = Identity { user: user.clone(), groups, uid: uid.unwrap_or_default(), ..Identity::default() };
+    for (key, value) in extra {
+        target.extra.entry(key).or_default().push(value);
+    }
     if let Some((namespace, _)) = account
         && target.groups.is_empty()
     {

@@ -84,6 +84,11 @@ pub enum ApiError {
     BadRequest(String),
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
+    /// A whole `Status`, as somebody else made it.
+    #[error("{}", .0["message"].as_str().unwrap_or_default())]
+    Verbatim(Box<Value>),
+    #[error("create not allowed while custom resource definition is terminating")]
+    Ending,
     #[error("only the following media types are accepted: {0}")]
     NotAcceptable(&'static str),
     #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
@@ -162,7 +167,12 @@ impl ApiError {
             Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             Self::Invalid { .. } | Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::Verbatim(status) => {
+                let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+                let code = code.and_then(|code| StatusCode::from_u16(code).ok());
+                (code.unwrap_or(StatusCode::BAD_REQUEST), "")
+            }
+            Self::MethodNotAllowed | Self::Ending => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
@@ -208,6 +218,9 @@ impl ApiError {
 
     /// The `metav1.Status` of this failure.
     pub fn status(&self) -> Value {
+        if let Self::Verbatim(status) = self {
+            return (**status).clone();
+        }
         let (code, reason) = self.code();
         let mut metadata = json!({});
         if let Self::Expired { continue_token: Some(token), .. } = self {

@@ -12,13 +12,18 @@
 //! | [`authn`], [`auth`], [`pki`] | who asks, and may they; keys and certificates |
 //! | [`resources`], [`discovery`], [`openapi`] | what there is |
 //! | [`custom`] | custom resources |
+//! | [`dynamic`] | webhooks and admission policies |
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
+//! | [`fairness`] | who is served next |
+//! | [`audit`] | the audit log |
+//! | [`sealing`] | Secrets at rest |
 //! | [`quota`] | what namespaces may use |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
 //! | [`error`], [`answer`], [`body`], [`codec`], [`compress`], [`protobuf`], [`metrics`] | tools |
 
 pub mod answer;
+pub mod audit;
 pub mod auth;
 pub mod authn;
 pub mod body;
@@ -27,7 +32,9 @@ pub mod codec;
 pub mod compress;
 pub mod custom;
 pub mod discovery;
+pub mod dynamic;
 pub mod error;
+pub mod fairness;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
@@ -40,6 +47,7 @@ pub mod request;
 pub mod resources;
 pub mod review;
 pub mod route;
+pub mod sealing;
 pub mod serve;
 pub mod server;
 pub mod streams;

@@ -82,7 +82,12 @@ fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Resu
     });
     let unknown = || ApiError::Unavailable(format!("no service port {wanted:?} found for service {name:?}"));
     let port_name = chosen.ok_or_else(unknown)?["name"].as_str().unwrap_or_default();
-    let prefix = format!("/registry/discovery.k8s.io/endpointslices/{}/", path.namespace);
+    endpoint(server, &path.namespace, name, port_name)?.ok_or_else(none)
+}
+
+/// The address of a ready endpoint behind a port of a Service.
+fn endpoint(server: &Inner, namespace: &str, name: &str, port_name: &str) -> Result<Option<String>, ApiError> {
+    let prefix = format!("/registry/discovery.k8s.io/endpointslices/{namespace}/");
     let page = server.store.range(&prefix, None, 0, None).map_err(ApiError::internal)?;
     for entry in page.entries {
         let slice = codec::parse_entry(&entry)?;
@@ -96,10 +101,26 @@ fn service_address(server: &Inner, path: &ResourcePath, service: &Value) -> Resu
         if let (Some(port), Some(ready)) = (port.and_then(|p| p["port"].as_i64()), ready)
             && let Some(address) = ready["addresses"][0].as_str()
         {
-            return Ok(format!("{address}:{port}"));
+            return Ok(Some(format!("{address}:{port}")));
         }
     }
-    Err(none())
+    Ok(None)
+}
+
+/// What to connect to for a port of a Service, as the server itself calls one; or why there is nothing.
+pub fn service(server: &Inner, namespace: &str, name: &str, port: i64) -> Result<String, String> {
+    let entry = server.store.get(&format!("/registry/core/services/{namespace}/{name}"));
+    let service = entry.and_then(|entry| codec::parse_entry(&entry).ok());
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+    if service["spec"]["type"] == "ExternalName" {
+        return Ok(format!("{}:{port}", service["spec"]["externalName"].as_str().unwrap_or_default()));
+    }
+    let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let chosen = ports.iter().find(|p| p["port"].as_i64() == Some(port));
+    let port_name =
+        chosen.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?["name"].as_str();
+    let found = endpoint(server, namespace, name, port_name.unwrap_or_default()).map_err(|why| why.to_string())?;
+    found.ok_or_else(|| format!("no endpoints available for service {name:?}"))
 }
 
 /// What a proxy is to reach: `name`, `name:port` or `scheme:name:port`.

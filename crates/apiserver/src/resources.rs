@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use mycelium_api::field::FieldError;
+use mycelium_api::field::{FieldError, Path};
 use mycelium_apimachinery::schema::{self, Group, Type, api_version};
 use mycelium_kinds::Kind;
 use mycelium_store::Store;
 use serde_json::{Value, json};
 
 use crate::custom::columns;
-use crate::custom::validate;
 use crate::custom::{Compiled, Custom};
+use crate::custom::{structural, validate};
+use crate::dynamic::definitions;
 
 /// One resource in one version.
 pub struct Resource {
@@ -69,10 +70,25 @@ impl Resource {
     }
 
     /// What the schema of a custom resource finds wrong.
-    pub fn schema_faults(&self, object: &Value) -> Vec<FieldError> {
-        match self.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
-            Some(schema) => validate::check(schema, object),
-            None => Vec::new(),
+    pub fn schema_faults(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        if self.kind() == "CustomResourceDefinition" && self.group() == "apiextensions.k8s.io" {
+            return structural::check_definition(object, old);
+        }
+        if self.group() == "admissionregistration.k8s.io" {
+            return definitions::faults(self.kind(), object);
+        }
+        let Some(custom) = &self.custom else { return Vec::new() };
+        let Some(schema) = &custom.schema else { return Vec::new() };
+        let mut errors = validate::check(schema, &custom.patterns, object, old);
+        match (&custom.rules, errors.is_empty()) {
+            (Some(rules), true) => rules.check(object, old),
+            (Some(_), false) => {
+                let why = "some validation rules were not checked because the object was invalid; correct the existing \
+                           errors to complete validation";
+                errors.push(FieldError::invalid(&Path::new("<nil>"), Value::Null, why));
+                errors
+            }
+            (None, _) => errors,
         }
     }
 

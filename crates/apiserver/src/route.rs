@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use crate::answer::{self as reply, Notes, Warnings};
+use crate::audit::Trail;
 use crate::auth::Identity;
 use crate::auth::rbac::Attributes;
 use crate::body::Body;
@@ -69,23 +70,35 @@ impl Context<'_> {
 }
 
 /// Answers a request.
-pub fn dispatch(
+pub fn dispatch<'a>(
+    server: &'a Arc<Inner>,
+    request: Request<Body>,
+    who: Identity,
+    trail: Option<&'a Trail>,
+) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
+    Box::pin(answer(server, request, who, trail))
+}
+
+async fn answer(
     server: &Arc<Inner>,
     request: Request<Body>,
     who: Identity,
-) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
-    Box::pin(answer(server, request, who))
-}
-
-async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> Result<Response<Body>, ApiError> {
-    let who = authn::authenticate(server, request.headers(), who)?;
-    let who = authn::impersonate(server, request.headers(), who)?;
+    trail: Option<&Trail>,
+) -> Result<Response<Body>, ApiError> {
+    let asking = authn::authenticate(server, request.headers(), who)?;
+    let who = authn::impersonate(server, request.headers(), asking.clone())?;
+    if let Some(trail) = trail {
+        trail.user(&asking, &who);
+    }
     let Some(path) = request::parse_path(request.uri().path()) else {
         return other(server, &request, &who);
     };
     let query = Query::parse(request.uri().query());
     let watch = path.watch || query.flag("watch");
     let verb = verb_of(request.method(), &path, watch)?;
+    if let Some(trail) = trail {
+        trail.request(&attributes(verb, &path), &path.version);
+    }
     if !who.is_master() {
         authorize(server, &who, &attributes(verb, &path))?;
     }
@@ -104,8 +117,17 @@ async fn answer(server: &Arc<Inner>, request: Request<Body>, who: Identity) -> R
     let (parts, body) = request.into_parts();
     let warnings = Warnings::default();
     let (query, headers) = (&query, &parts.headers);
-    let cx =
-        Context { server, who: &who, resource, path: &path, query, headers, accept, warnings: &warnings, notes: None };
+    let cx = Context {
+        server,
+        who: &who,
+        resource,
+        path: &path,
+        query,
+        headers,
+        accept,
+        warnings: &warnings,
+        notes: trail.map(|trail| &trail.notes),
+    };
     let answer = match verb {
         "watch" => return read::watch::watch(&cx),
         "get" => read::get::get(&cx),

@@ -116,7 +116,7 @@ async fn connection(
     let who = certificates.and_then(|c| pki::identity_of(c.first()?)).unwrap_or_else(Identity::anonymous);
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (server, who) = (server.clone(), who.clone());
-        async move { Ok::<_, Infallible>(server.handle(request.map(body::boxed), who).await) }
+        async move { Ok::<_, Infallible>(server.admit(request.map(body::boxed), who).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(hyper_util::rt::TokioTimer::new());

@@ -17,10 +17,12 @@ use mycelium_store::{CommitError, Committed, Op, Store};
 use tokio::sync::{OnceCell, watch};
 use tower::util::BoxCloneSyncService;
 
+use crate::audit::{AuditLog, Line, Trail};
 use crate::auth::tokens::{TokenError, Tokens};
 use crate::auth::{Identity, rbac, roles};
 use crate::body::Body;
 use crate::error::ApiError;
+use crate::fairness::{self, Seats};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::quota::{self, ChargeError, Limits, Quotas};
@@ -47,6 +49,8 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// From which services get their node ports, both ends included.
     pub node_ports: (u16, u16),
+    /// Where requests are noted down, if anywhere.
+    pub audit: Option<AuditLog>,
     /// The node agent, if it is known already; see [`ApiServer::set_node`].
     pub node: Option<NodeService>,
 }
@@ -55,7 +59,7 @@ impl Config {
     /// A configuration with Kubernetes' usual ranges.
     pub fn new(store: Store, env: Env, pki: Pki) -> Self {
         let service_cidr = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12);
-        Self { store, env, pki, service_cidr, node_ports: (30_000, 32_767), node: None }
+        Self { store, env, pki, service_cidr, node_ports: (30_000, 32_767), audit: None, node: None }
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) expiry: Arc<Expiry>,
     pub(crate) quotas: Quotas,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) audit: Option<AuditLog>,
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: (u16, u16),
     pub(crate) node: OnceLock<NodeService>,
@@ -155,6 +161,8 @@ impl ApiServer {
                 metrics: Metrics::default(),
                 expiry: Arc::default(),
                 quotas: Quotas::default(),
+                seats: Arc::default(),
+                audit: config.audit,
                 service_cidr: config.service_cidr,
                 node_ports: config.node_ports,
                 node,
@@ -176,6 +184,7 @@ impl ApiServer {
             .get_or_try_init(|| async {
                 bootstrap::run(self.inner.clone()).await?;
                 self.inner.expiry.start(&self.inner);
+                custom::ending::resume(&self.inner);
                 Ok(())
             })
             .await
@@ -187,6 +196,17 @@ impl ApiServer {
         self.inner.shutdown.send_replace(true);
     }
 
+    /// Answers one request from outside, when it is its client's turn.
+    pub async fn admit(&self, request: Request<Body>, who: Identity) -> Response<Body> {
+        if fairness::is_long(&request) {
+            return self.handle(request, who).await;
+        }
+        match self.inner.seats.take(&fairness::client(&request, &who)).await {
+            Ok(_seat) => self.handle(request, who).await,
+            Err(refusal) => refusal.response(),
+        }
+    }
+
     /// Answers one request. A panic in a handler becomes a 500.
     pub async fn handle(&self, request: Request<Body>, who: Identity) -> Response<Body> {
         let pretty = request
@@ -194,9 +214,11 @@ impl ApiServer {
             .query()
             .is_some_and(|q| q.split('&').any(|p| matches!(p, "pretty=true" | "pretty=1" | "pretty")));
         let summary = self.inner.metrics.begin(request.method(), request.uri().path());
+        let line = self.inner.audit.as_ref().map(|_| line(&request, &self.inner.env));
+        let trail = line.is_some().then(Trail::default);
         let answer = AssertUnwindSafe(async {
             self.bootstrap().await?;
-            route::dispatch(&self.inner, request, who).await
+            route::dispatch(&self.inner, request, who, trail.as_ref()).await
         });
         let answer = answer.catch_unwind().await.unwrap_or_else(|panic| {
             let text = panic
@@ -214,7 +236,21 @@ impl ApiServer {
             error.response()
         });
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        if let (Some(log), Some(trail), Some(line)) = (&self.inner.audit, &trail, &line) {
+            let env = &self.inner.env;
+            log.write(&trail.event(line, response.status().as_u16(), &env.now_rfc3339(), &env.uuid()));
+        }
         self.inner.metrics.end(summary, response.status());
         if pretty { crate::answer::prettify(response).await } else { response }
+    }
+}
+
+fn line(request: &Request<Body>, env: &Env) -> Line {
+    let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    Line {
+        method: request.method().to_string(),
+        uri: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
+        agent: agent.unwrap_or_default().to_owned(),
+        received: env.now_rfc3339(),
     }
 }

@@ -54,6 +54,8 @@ enum Verb {
     Wait(commands::wait::Args),
     /// Load, pull, list and remove images.
     Image(commands::image::Args),
+    /// Give people access: a certificate, a kubeconfig, a role.
+    User(commands::user::Args),
     /// Run virtual machines that survive the loss of their host.
     Vm(commands::vm::Args),
     /// Print a completion script for a shell.
@@ -91,6 +93,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Delete(args) => commands::delete::run(args),
         Verb::Wait(args) => commands::wait::run(args),
         Verb::Image(args) => commands::image::run(args),
+        Verb::User(args) => commands::user::run(args),
         Verb::Vm(args) => commands::vm::run(args),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "mycelium", &mut std::io::stdout());

@@ -24,6 +24,7 @@
 
 mod disk;
 mod record;
+mod seal;
 pub mod simulated;
 mod state;
 mod store;
@@ -33,6 +34,7 @@ mod writer;
 
 #[doc(hidden)]
 pub use record::{Kind as RecordKind, Record, decode as decode_record, encode as encode_record};
+pub use seal::{Seal, Seals};
 pub use store::{Options, Pause, Store, Writer};
 pub use types::{
     CommitError, Committed, Compacted, Entry, Event, EventKind, Expect, Op, OpenError, Page, Revision, WatchError,

@@ -8,6 +8,7 @@ use redb::StorageBackend;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk::{self, Disk, Medium};
+use crate::seal::Seals;
 use crate::state::State;
 use crate::types::{CommitError, Committed, Compacted, Entry, Op, OpenError, Page, Revision};
 use crate::watch::{Limits, Registry, Watch};
@@ -39,11 +40,13 @@ pub struct Options {
     pub history_bytes: usize,
     /// A simulated delay before each batch. Only for [`Writer::Task`].
     pub pause: Option<Pause>,
+    /// Values that are sealed on the disk.
+    pub seals: Seals,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { writer: Writer::Thread, history: 16_384, history_bytes: 16 << 20, pause: None }
+        Self { writer: Writer::Thread, history: 16_384, history_bytes: 16 << 20, pause: None, seals: Seals::default() }
     }
 }
 
@@ -95,7 +98,7 @@ impl Store {
     /// # Panics
     /// With [`Writer::Task`], if called outside a tokio runtime.
     pub fn open_file(path: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, state) = disk::open_path(path)?;
+        let (disk, state) = disk::open_path(path, options.seals.clone())?;
         Self::start(disk, state, options, path)
     }
 
@@ -105,7 +108,7 @@ impl Store {
     /// With [`Writer::Task`], if called outside a tokio runtime.
     pub fn open(backend: impl StorageBackend, options: Options) -> Result<Self, OpenError> {
         let path = Path::new("(backend)");
-        let (disk, state) = disk::open(Medium::new(backend), path)?;
+        let (disk, state) = disk::open(Medium::new(backend), path, options.seals.clone())?;
         Self::start(disk, state, options, path)
     }
 

@@ -31,7 +31,12 @@ const DNS: &[u8] =
 const REFERENCE: &[u8] =
     b"registry.example:5000/a/b:tag@sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
+    Target::new(
+        "crd-schema",
+        crd_schema,
+        &[b"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"^a$\",\"default\":\"a\"}},\"x-kubernetes-validations\":[{\"rule\":\"self.a == 'a'\"}]}\0{\"a\":\"b\"}"],
+    ),
     Target { written: samples, ..Target::new("protobuf", protobuf, &[ENVELOPE]) },
     Target::new(
         "request",
@@ -248,5 +253,22 @@ fn dns(bytes: &[u8]) {
     let Ok(message) = Message::from_vec(bytes) else { return };
     for question in &message.queries {
         let _ = zone.lookup(&Cluster::default(), question.name(), question.query_type());
+    }
+}
+
+/// A schema, and an object to judge by it.
+fn crd_schema(bytes: &[u8]) {
+    use mycelium_apiserver::custom::{rules, structural, validate};
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    let mut next = || serde_json::from_slice::<serde_json::Value>(parts.next().unwrap_or_default()).ok();
+    let (Some(schema), Some(mut object)) = (next(), next()) else { return };
+    let definition = serde_json::json!({"metadata": {"name": "a.b.c"}, "spec": {"group": "b.c", "scope": "Cluster",
+        "names": {"plural": "a", "kind": "A"}, "versions": [{"name": "v1", "storage": true, "served": true,
+            "schema": {"openAPIV3Schema": schema}}]}});
+    let _ = structural::check_definition(&definition, None);
+    validate::fill_defaults(&schema, &mut object);
+    let _ = validate::check(&schema, &validate::Patterns::of(&schema), &object, None);
+    if let Some(rules) = rules::Rules::of(&schema) {
+        let _ = rules.check(&object, Some(&object));
     }
 }

@@ -29,6 +29,10 @@ pub fn check(cx: &Context<'_>, object: &Value, old: Option<&Value>) -> Result<()
     if exempt || missing.is_empty() && (binding || object["aggregationRule"].is_null()) {
         return Ok(());
     }
+    if missing.is_empty() {
+        let why = "must have cluster-admin privileges to use the aggregationRule";
+        return Err(ApiError::forbidden(Subject::new(cx.resource.group(), cx.resource.name(), name), why));
+    }
     let groups = json!(cx.who.groups).to_string().replace("\",\"", "\" \"");
     let missing: Vec<String> = missing.iter().map(|rule| format!("\n{rule}")).collect();
     let text = format!(

@@ -3,11 +3,17 @@
 //! | module | holds |
 //! |---|---|
 //! | [`columns`] | printer columns and the JSON paths they show |
-//! | [`definition`] | what the server fills into a definition, and what its deletion takes along |
+//! | [`definition`] | what the server fills into a definition |
+//! | [`ending`] | the end of a definition |
+//! | [`rules`] | rules in CEL |
+//! | [`structural`] | what must be right about a definition |
 //! | [`validate`] | defaults and validation by an OpenAPI schema |
 
 pub mod columns;
 pub mod definition;
+pub mod ending;
+pub mod rules;
+pub mod structural;
 pub mod validate;
 
 use std::cmp::Reverse;
@@ -32,6 +38,14 @@ const PART: &[&str] = &["get", "patch", "update"];
 pub struct Custom {
     /// The `openAPIV3Schema`.
     pub schema: Option<Value>,
+    /// Its patterns, compiled.
+    pub patterns: validate::Patterns,
+    /// Its rules in CEL.
+    pub rules: Option<rules::Rules>,
+    /// Fields that objects can be selected by.
+    pub selectable: Vec<String>,
+    /// Where the scale subresource finds what it shows: wanted replicas, replicas there are, selector.
+    pub scale: [String; 3],
     /// Columns of `kubectl get`; none for name and age.
     pub columns: Vec<PrinterColumn>,
     list_kind: String,
@@ -48,6 +62,9 @@ impl Compiled {
         let mut all = Vec::new();
         for entry in entries {
             let Ok(definition) = serde_json::from_slice::<Value>(&entry.value) else { continue };
+            if !definition::is_established(&definition) {
+                continue;
+            }
             let metadata = &definition["metadata"];
             let id = (text(&metadata["uid"]), metadata["generation"].as_i64().unwrap_or_default());
             all.extend(self.0.entry(id).or_insert_with(|| compile(&definition)).iter().cloned());
@@ -116,7 +133,17 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
     };
     let document = version["schema"].get("openAPIV3Schema").cloned();
     let ty = schema::from_crd_schema(document.as_ref(), spec["preserveUnknownFields"] == true);
+    let scale = &version["subresources"]["scale"];
     let custom = Custom {
+        patterns: document.as_ref().map(validate::Patterns::of).unwrap_or_default(),
+        rules: document.as_ref().and_then(rules::Rules::of),
+        selectable: version["selectableFields"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|field| text(&field["jsonPath"]).trim_start_matches('.').to_owned())
+            .collect(),
+        scale: ["specReplicasPath", "statusReplicasPath", "labelSelectorPath"].map(|key| text(&scale[key])),
         schema: document,
         columns: columns::from_version(version),
         list_kind: names["listKind"].as_str().map_or_else(|| format!("{kind}List"), str::to_owned),
@@ -136,6 +163,30 @@ pub fn version_rank(version: &str) -> (u8, u32, u32) {
     } else {
         (2, digits(rest), 0)
     }
+}
+
+/// A step of a simple path below an object: `.spec.replicas`.
+fn steps(path: &str) -> impl Iterator<Item = &str> {
+    path.split('.').filter(|step| !step.is_empty())
+}
+
+/// The `autoscaling/v1` Scale of a custom resource.
+pub fn scale_of(custom: &Custom, object: &Value) -> Value {
+    let find = |path: &str| steps(path).fold(object, |value, step| &value[step]).clone();
+    let [wanted, there, selector] = &custom.scale;
+    let mut shown = serde_json::json!({"kind": object["kind"], "metadata": object["metadata"],
+        "spec": {"replicas": find(wanted)}, "status": {"replicas": find(there)}});
+    shown = mycelium_kinds::scale::of(&shown);
+    if let Some(selector) = find(selector).as_str().filter(|selector| !selector.is_empty()) {
+        shown["status"]["selector"] = selector.into();
+    }
+    shown
+}
+
+/// Sets the replicas that a Scale asks of a custom resource.
+pub fn apply_scale(custom: &Custom, scale: &Value, object: &mut Value) {
+    let target = steps(&custom.scale[0]).fold(object, |value, step| &mut value[step]);
+    *target = scale["spec"]["replicas"].as_i64().unwrap_or_default().into();
 }
 
 /// A custom resource as the OpenAPI documents see it.

@@ -160,6 +160,13 @@ impl Pki {
         Ok(Self { keys: Arc::new(Keys { serving, admin, ca_key, ca_cert, service_account_key, names, dir, env }) })
     }
 
+    /// Loads the keys of a server for somebody else than the server: its names stay as they are.
+    pub fn load(dir: &Path, env: Env) -> Result<Self, PkiError> {
+        let serving = files::read_pair(dir, Purpose::Serving.file())?;
+        let der = serving.map(|pair| cert::decode(&pair.cert)).transpose()?;
+        Self::load_or_create(dir, env, &der.map(|der| cert::names_of(&der)).unwrap_or_default())
+    }
+
     /// Keys that live in memory only, for tests and the simulation.
     pub fn in_memory(env: Env, sans: &[String]) -> Result<Self, PkiError> {
         let ca_key = KeyPair::generate()?;

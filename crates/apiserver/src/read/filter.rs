@@ -28,7 +28,7 @@ impl Filter {
             .map_err(|e| ApiError::bad(format!("unable to parse requirement: {e}")))?;
         let mut fields =
             FieldSelector::parse(query.get("fieldSelector").unwrap_or("")).map_err(|e| ApiError::bad(e.to_string()))?;
-        if let Some(refused) = fields.0.iter().find_map(|r| resource.behaviour.field_label_error(&r.path)) {
+        if let Some(refused) = fields.0.iter().find_map(|r| label_error(resource, &r.path)) {
             return Err(ApiError::BadRequest(refused));
         }
         let exact = fields.exact("metadata.name").map(str::to_owned);
@@ -62,7 +62,25 @@ impl Filter {
     /// Whether a parsed object passes the selectors.
     pub fn passes(&self, object: &Value) -> bool {
         self.labels.matches_value(&object["metadata"]["labels"])
-            && self.fields.matches(|path| self.resource.behaviour.selectable_fields(object, path))
+            && self.fields.matches(|path| match &self.resource.custom {
+                Some(custom) if custom.selectable.iter().any(|known| known == path) => Some(selected(object, path)),
+                _ => self.resource.behaviour.selectable_fields(object, path),
+            })
+    }
+}
+
+/// Why objects cannot be selected by a field.
+fn label_error(resource: &Resource, path: &str) -> Option<String> {
+    let own = resource.custom.as_ref().is_some_and(|custom| custom.selectable.iter().any(|known| known == path));
+    if own { None } else { resource.behaviour.field_label_error(path) }
+}
+
+/// The field of a custom resource that selectors compare with; what it has not is empty.
+fn selected(object: &Value, path: &str) -> String {
+    match path.split('.').fold(object, |value, key| &value[key]) {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
     }
 }
 

@@ -19,7 +19,7 @@ pub fn get(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
     match cx.subresource() {
         Some("scale") => {
             let object = codec::parse_entry(&entry)?;
-            let scale = mycelium_kinds::scale::of(&object);
+            let scale = crate::write::update::scale_of(cx, &object);
             // Scale has columns of its own nowhere; clients take it as it is.
             let plain = Context { accept: Accept { shape: Shape::Object, ..cx.accept }, ..*cx };
             shape::value(&plain, StatusCode::OK, &scale)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::auth::escalation;
 use crate::codec;
-use crate::custom::definition;
+use crate::custom::{definition, ending};
 use crate::error::{ApiError, Subject};
 use crate::route::Context;
 
@@ -19,7 +19,14 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
         pod(cx, object)?;
     }
     if cx.resource.is_core("persistentvolumeclaims") {
+        const MARKS: [&str; 2] =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        default_class(cx, object, "storageClassName", "/registry/storage.k8s.io/storageclasses/", &MARKS)?;
         limit_claim(cx, object)?;
+    }
+    if cx.resource.name() == "ingresses" && object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() {
+        const MARKS: [&str; 1] = ["ingressclass.kubernetes.io/is-default-class"];
+        default_class(cx, object, "ingressClassName", "/registry/networking.k8s.io/ingressclasses/", &MARKS)?;
     }
     if cx.resource.is_core("namespaces") {
         return Ok(default_account(cx, object));
@@ -30,7 +37,15 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
 /// Adds to a new object what depends on nothing but the request, once its kind has prepared it.
 pub fn prepared(cx: &Context<'_>, object: &mut Value) {
     if cx.resource.kind() == "CustomResourceDefinition" {
-        definition::establish(object, None, &cx.server.env.now_rfc3339());
+        definition::establish(&cx.server.store, object, None, &cx.server.env.now_rfc3339());
+        let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == ending::FINALIZER) {
+            finalizers.push(json!(ending::FINALIZER));
+        }
+        object["metadata"]["finalizers"] = json!(finalizers);
+    }
+    if cx.resource.kind() == "ValidatingAdmissionPolicy" {
+        object["status"] = json!({"observedGeneration": 1, "typeChecking": {}});
     }
     if cx.resource.name() == "certificatesigningrequests" {
         object["spec"]["username"] = json!(cx.who.user);
@@ -41,12 +56,45 @@ pub fn prepared(cx: &Context<'_>, object: &mut Value) {
 /// Changes an updated object, or refuses it.
 pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
     if cx.resource.kind() == "CustomResourceDefinition" && cx.subresource().is_none() {
-        definition::establish(object, Some(old), &cx.server.env.now_rfc3339());
+        definition::establish(&cx.server.store, object, Some(old), &cx.server.env.now_rfc3339());
+    }
+    if cx.resource.kind() == "ValidatingAdmissionPolicy" && cx.subresource().is_none() {
+        object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
     }
     if cx.resource.is_core("persistentvolumeclaims") && cx.subresource().is_none() {
         limit_claim(cx, object)?;
     }
     escalation::check(cx, object, Some(old))
+}
+
+/// An object that names no class gets the default one: of several, the newest, and of those the first by name.
+fn default_class(
+    cx: &Context<'_>,
+    object: &mut Value,
+    field: &str,
+    prefix: &str,
+    marks: &[&str],
+) -> Result<(), ApiError> {
+    let spec: &Value = &object["spec"];
+    if spec.get(field).is_some_and(|class| !class.is_null()) {
+        return Ok(());
+    }
+    let entries = cx.server.store.range(prefix, None, 0, None).map_err(ApiError::internal)?.entries;
+    let mut best: Option<(String, Value)> = None;
+    for entry in entries {
+        let class = cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision)?;
+        if !marks.iter().any(|mark| class["metadata"]["annotations"][*mark] == "true") {
+            continue;
+        }
+        let made = class["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+        if best.as_ref().is_none_or(|(newest, _)| made > *newest) {
+            best = Some((made, class["metadata"]["name"].clone()));
+        }
+    }
+    if let Some((_, name)) = best {
+        object["spec"][field] = name;
+    }
+    Ok(())
 }
 
 /// Every namespace has its default service account from the start, so that the first pod need not wait for it.

@@ -15,6 +15,7 @@ use super::update::Ownership;
 use super::validating;
 use crate::body::Body;
 use crate::codec;
+use crate::dynamic::{self, webhooks};
 use crate::error::{ApiError, Cause};
 use crate::quota::{self, ChargeError, Limits};
 use crate::read::shape;
@@ -42,6 +43,9 @@ pub async fn object_from(
     options: &WriteOptions,
     ownership: Ownership,
 ) -> Result<Entry, ApiError> {
+    if cx.resource.custom.is_some() && is_ending(cx) {
+        return Err(ApiError::Ending);
+    }
     place(cx, &mut object)?;
     if object["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && v != "0") {
         return Err(ApiError::bad("resourceVersion should not be set on objects to be created"));
@@ -63,6 +67,14 @@ pub async fn object_from(
         }
     }
     Err(last.unwrap_or(ApiError::NoSuchPath))
+}
+
+/// Whether the resource's definition is being deleted.
+fn is_ending(cx: &Context<'_>) -> bool {
+    let key = format!("{}{}.{}", crate::custom::PREFIX, cx.resource.name(), cx.resource.group());
+    let entry = cx.server.store.get(&key);
+    let definition = entry.and_then(|entry| cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision).ok());
+    definition.is_some_and(|definition| definition["metadata"]["deletionTimestamp"].is_string())
 }
 
 /// Puts the object into the namespace of the request.
@@ -107,6 +119,7 @@ async fn finish(
         own(cx, None, object, options);
     }
     let more = admission::create(cx, object)?;
+    webhooks::mutate(cx, "CREATE", Some(object), None, options.dry_run).await?;
     behaviour.prepare_create(object);
     admission::prepared(cx, object);
     let mut allocation = Allocation::plan(cx, object, None);
@@ -121,6 +134,7 @@ async fn finish(
                 allocation.assign(&mut stored)?;
                 let value = complete(cx, &stored, &name)?;
                 validating::check(cx, &stored, None)?;
+                dynamic::validate(cx, "CREATE", Some(&stored), None, options.dry_run).await?;
                 made = (!allocation.is_planned()).then(|| value.clone());
                 value
             }
@@ -154,7 +168,7 @@ async fn finish(
 fn complete(cx: &Context<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
     let resource = cx.resource;
     let mut errors = resource.behaviour.validate_create(object);
-    errors.extend(resource.schema_faults(object));
+    errors.extend(resource.schema_faults(object, None));
     if !errors.is_empty() {
         let (group, kind) = (resource.group().into(), resource.kind().into());
         return Err(ApiError::Invalid { group, kind, name: name.to_owned(), errors });

@@ -123,6 +123,17 @@ pub fn check_kind(value: &mut Value, expected: &Expected<'_>) -> Result<(), ApiE
         Some(given) => given.to_owned(),
     };
     let (version, kind) = (text("apiVersion", &expected.api_version), text("kind", expected.kind));
+    if expected.custom && kind != expected.kind && version == expected.api_version {
+        let path = mycelium_api::field::Path::new("kind");
+        let why = format!("must be {}", expected.kind);
+        let (group, _) = group_version(&expected.api_version);
+        return Err(ApiError::Invalid {
+            group: group.to_owned(),
+            kind: expected.kind.to_owned(),
+            name: value["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            errors: vec![mycelium_api::field::FieldError::invalid(&path, kind, why)],
+        });
+    }
     if kind != expected.kind || version != expected.api_version {
         match kind_fault(&version, &kind, expected) {
             Some(why) => return Err(expected.refuse(&kind, &version, why)),

@@ -14,7 +14,8 @@ use super::services;
 use crate::answer;
 use crate::body::Body;
 use crate::codec;
-use crate::custom::definition;
+use crate::custom::{definition, ending};
+use crate::dynamic::{self, webhooks};
 use crate::error::{ApiError, Subject};
 use crate::read::filter::Filter;
 use crate::read::list;
@@ -185,7 +186,17 @@ fn delete_listed<'a>(
 }
 
 /// Deletes one object, or begins to.
-pub async fn delete_named(
+pub fn delete_named<'a>(
+    cx: &'a Context<'_>,
+    namespace: &'a str,
+    name: &'a str,
+    options: &'a DeleteOptions,
+) -> BoxFuture<'a, Result<Deleted, ApiError>> {
+    // Boxed, since deleting a definition deletes its objects.
+    Box::pin(delete_one(cx, namespace, name, options))
+}
+
+async fn delete_one(
     cx: &Context<'_>,
     namespace: &str,
     name: &str,
@@ -196,6 +207,8 @@ pub async fn delete_named(
         let entry = cx.server.store.get(&key).ok_or_else(|| ApiError::NotFound(cx.subject_named(name)))?;
         let mut object = codec::parse_entry(&entry)?;
         check_preconditions(cx, name, &object, options)?;
+        webhooks::mutate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
+        dynamic::validate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
         let gone = begin(cx, &mut object, options);
         if options.dry_run {
             return Ok(Deleted { object, gone });
@@ -212,6 +225,9 @@ pub async fn delete_named(
         match cx.server.commit(ops).await {
             Ok(committed) => {
                 codec::set_revision(&mut object, committed.revision);
+                if !gone && cx.resource.kind() == "CustomResourceDefinition" {
+                    ending::begin(cx.server, &key).await;
+                }
                 return Ok(Deleted { object, gone });
             }
             Err(CommitError::Conflict { .. }) => {}
@@ -263,6 +279,9 @@ fn begin(cx: &Context<'_>, object: &mut Value, options: &DeleteOptions) -> bool 
     }
     if cx.resource.is_core("namespaces") {
         object["status"]["phase"] = json!("Terminating");
+    }
+    if cx.resource.kind() == "CustomResourceDefinition" {
+        definition::terminating(object, &cx.server.env.now_rfc3339());
     }
     false
 }
@@ -324,9 +343,6 @@ pub fn ops(cx: &Context<'_>, entry: &Entry, object: &Value) -> Vec<Op> {
     let mut ops = vec![Op::Delete { key: entry.key.to_string(), expect: Expect::Revision(entry.mod_revision) }];
     if cx.resource.is_core("services") {
         ops.extend(services::release(object));
-    }
-    if cx.resource.kind() == "CustomResourceDefinition" {
-        ops.extend(definition::instances(&cx.server.store, object));
     }
     ops
 }

@@ -35,7 +35,7 @@ pub async fn patch(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     let patch = Patch::parse(format, body, options.validation)?;
     let entry = update::modify(cx, &options, |old| {
         let object = if cx.subresource() == Some("scale") {
-            let mut scale = mycelium_kinds::scale::of(old);
+            let mut scale = update::scale_of(cx, old);
             scale["metadata"]["resourceVersion"] = Value::Null;
             update::with_scale(cx, old, &patch.outcome(cx, &Expected::kind("autoscaling", "v1", "Scale"), scale)?)?
         } else {

@@ -13,6 +13,7 @@ use super::services::Allocation;
 use super::{admission, delete, validating};
 use crate::body::Body;
 use crate::codec;
+use crate::dynamic::{self, webhooks};
 use crate::error::ApiError;
 use crate::media::{Accept, Shape};
 use crate::quota::{self, ChargeError, Limits};
@@ -70,7 +71,10 @@ pub fn with_scale(cx: &Context<'_>, old: &Value, scale: &Value) -> Result<Value,
         return Err(ApiError::Invalid { group, kind, name: cx.path.name.clone(), errors });
     }
     let mut object = old.clone();
-    mycelium_kinds::scale::apply(scale, &mut object);
+    match &cx.resource.custom {
+        Some(custom) => crate::custom::apply_scale(custom, scale, &mut object),
+        None => mycelium_kinds::scale::apply(scale, &mut object),
+    }
     object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
     if let Some(uid) = scale["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()) {
         object["metadata"]["uid"] = uid.into();
@@ -78,9 +82,17 @@ pub fn with_scale(cx: &Context<'_>, old: &Value, scale: &Value) -> Result<Value,
     Ok(object)
 }
 
+/// The Scale of an object.
+pub fn scale_of(cx: &Context<'_>, object: &Value) -> Value {
+    match &cx.resource.custom {
+        Some(custom) => crate::custom::scale_of(custom, object),
+        None => mycelium_kinds::scale::of(object),
+    }
+}
+
 /// Answers with the Scale of an object.
 pub fn scale_answer(cx: &Context<'_>, entry: &Entry) -> Result<Response<Body>, ApiError> {
-    let scale = mycelium_kinds::scale::of(&codec::parse_entry(entry)?);
+    let scale = scale_of(cx, &codec::parse_entry(entry)?);
     let plain = Context { accept: Accept { shape: Shape::Object, ..cx.accept }, ..*cx };
     shape::value(&plain, StatusCode::OK, &scale)
 }
@@ -134,8 +146,9 @@ pub async fn modify(
         let seen = shape::to_request_version(cx.resource, old.clone());
         let Change { object, ownership } = change(&seen)?;
         let named_revision = precondition(cx, &object, &old)?;
-        let prepared = prepare(cx, options, &old, object, ownership)?;
+        let prepared = prepare(cx, options, &old, object, ownership).await?;
         validating::check(cx, &prepared.object, Some(&old))?;
+        dynamic::validate(cx, "UPDATE", Some(&prepared.object), Some(&old), options.dry_run).await?;
         if prepared.is_noop(&old) {
             return Ok(entry);
         }
@@ -202,7 +215,7 @@ struct Prepared {
     allocation: Allocation,
 }
 
-fn prepare(
+async fn prepare(
     cx: &Context<'_>,
     options: &WriteOptions,
     old: &Value,
@@ -229,12 +242,13 @@ fn prepare(
     if ownership == Ownership::Update {
         create::own(cx, Some(old), &mut object, options);
     }
+    webhooks::mutate(cx, "UPDATE", (part != Part::Scale).then_some(&mut object), Some(old), options.dry_run).await?;
     behaviour.prepare_update(&mut object, old, part);
     admission::update(cx, &mut object, old)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
     allocation.assign(&mut object)?;
     let mut errors = behaviour.validate_update(&object, old, part);
-    errors.extend(cx.resource.schema_faults(&object));
+    errors.extend(cx.resource.schema_faults(&object, Some(old)));
     if !errors.is_empty() {
         return Err(invalid(cx, errors));
     }

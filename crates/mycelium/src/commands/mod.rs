@@ -11,5 +11,6 @@ pub mod image;
 pub mod logs;
 pub mod status;
 pub mod up;
+pub mod user;
 pub mod vm;
 pub mod wait;

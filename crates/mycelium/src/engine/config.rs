@@ -35,6 +35,9 @@ pub struct Options {
     /// Name of the node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Note every request in this file, one line of JSON each [default: no audit log]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
 }
 
 /// The checked configuration of one engine.
@@ -50,6 +53,8 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// Name of the node object.
     pub node_name: String,
+    /// Where requests are noted down.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl Config {
@@ -70,6 +75,7 @@ impl Config {
             pod_cidr,
             service_cidr,
             node_name: node_name(flags.node_name.or(file.node_name))?,
+            audit_log: flags.audit_log.or(file.audit_log),
         })
     }
 

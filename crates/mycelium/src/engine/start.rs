@@ -18,13 +18,15 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::api::{WatchEvent, WatchParams};
 use mycelium_api::env::Env;
+use mycelium_apiserver::audit::AuditLog;
 use mycelium_apiserver::auth::Identity;
 use mycelium_apiserver::pki::Pki;
+use mycelium_apiserver::sealing::Sealer;
 use mycelium_apiserver::server::{ApiServer, Config as ApiConfig};
 use mycelium_image::Images;
 use mycelium_net::{NetConfig, Network};
 use mycelium_node::{Node, NodeConfig};
-use mycelium_store::{Options as StoreOptions, Store};
+use mycelium_store::{Options as StoreOptions, Seals, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -133,7 +135,9 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 /// Opens the state and the keys, and takes the port.
 fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let env = sources::real();
-    let store = Store::open_file(&instance.path("state"), StoreOptions::default())?;
+    let sealer = Sealer::load_or_create(&instance.path("secrets.key"))?;
+    let options = StoreOptions { seals: Seals::new(sealer), ..StoreOptions::default() };
+    let store = Store::open_file(&instance.path("state"), options)?;
     let revision = store.revision();
     let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
@@ -143,6 +147,11 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let root_ca = pki.ca_pem().to_owned();
     let mut settings = ApiConfig::new(store, env.clone(), pki);
     settings.service_cidr = config.service_cidr;
+    if let Some(path) = &config.audit_log {
+        let log =
+            AuditLog::open(path).with_context(|| format!("the audit log {} cannot be written", path.display()))?;
+        settings.audit = Some(log);
+    }
     let server = ApiServer::new(settings)?;
     Ok(Api { server, listener, address, env, admin, root_ca, revision })
 }

@@ -12,21 +12,22 @@ use redb::{BackendError, StorageBackend};
 
 use super::medium::Medium;
 use super::{Disk, open};
+use crate::seal::Seals;
 use crate::state::State;
 use crate::types::OpenError;
 
 /// Opens the store at `path`, or creates it.
 ///
 /// A new store is made under another name, synced, and then renamed: at `path` there is never a half-made one.
-pub fn open_path(path: &Path) -> Result<(Disk, State), OpenError> {
+pub fn open_path(path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     match file(path, false) {
-        Ok(medium) => open::existing(medium, path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        Ok(medium) => open::existing(medium, path, seals),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, seals),
         Err(error) => Err(failed(path, &error)),
     }
 }
 
-fn create(path: &Path) -> Result<(Disk, State), OpenError> {
+fn create(path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     let io = |error: io::Error| failed(path, &error);
     let draft = draft_path(path);
     let medium = file(&draft, true).map_err(io)?;
@@ -36,7 +37,7 @@ fn create(path: &Path) -> Result<(Disk, State), OpenError> {
         return Err(OpenError::Locked(path.to_owned()));
     }
     medium.raw().set_len(0).map_err(io)?;
-    let opened = open::fresh(medium, path)?;
+    let opened = open::fresh(medium, path, seals)?;
     std::fs::rename(&draft, path).map_err(io)?;
     sync_folder(path).map_err(io)?;
     Ok(opened)

@@ -16,6 +16,7 @@ pub use medium::Medium;
 pub use open::open;
 
 use crate::record::{self, Kind, Record};
+use crate::seal::Seals;
 use crate::state::State;
 use crate::types::{Entry, Event, EventKind, Revision};
 
@@ -96,6 +97,7 @@ pub struct Disk {
     /// Absent after a failure, until it has been repaired.
     database: Option<Database>,
     meta: Meta,
+    seals: Seals,
 }
 
 impl Disk {
@@ -124,7 +126,7 @@ impl Disk {
         {
             let mut log = transaction.open_table(LOG)?;
             for event in batch.events {
-                let (key, value) = encode_event(event);
+                let (key, value) = encode_event(event, &self.seals);
                 log.insert(&*key, &*value)?;
                 meta.add(&value);
             }
@@ -150,7 +152,7 @@ impl Disk {
         let found = read_meta(&database).map_err(classify)?;
         if found != Some(self.meta) {
             // The failed batch is on the disk after all, or half of a repair is.
-            self.meta = rewrite(&database, state).map_err(classify)?;
+            self.meta = rewrite(&database, state, &self.seals).map_err(classify)?;
         }
         self.database = Some(database);
         tracing::info!(revision = state.revision(), "the store is writable again");
@@ -165,7 +167,7 @@ fn builder() -> Builder {
 }
 
 /// Replaces the content of the file by `state` in one transaction.
-fn rewrite(database: &Database, state: &State) -> Result<Meta, redb::Error> {
+fn rewrite(database: &Database, state: &State, seals: &Seals) -> Result<Meta, redb::Error> {
     let mut meta = Meta { revision: state.revision(), compacted: state.compacted(), ..Meta::default() };
     let transaction = database.begin_write()?;
     transaction.delete_table(LOG)?;
@@ -175,12 +177,12 @@ fn rewrite(database: &Database, state: &State) -> Result<Meta, redb::Error> {
         let older = |entry: &&Entry| entry.mod_revision <= state.compacted();
         let replaced = state.history().filter_map(|event| event.prev.as_ref());
         for entry in state.entries().chain(replaced).filter(older) {
-            let (key, value) = encode_put(entry);
+            let (key, value) = encode_put(entry, seals);
             log.insert(&*key, &*value)?;
             meta.add(&value);
         }
         for event in state.history() {
-            let (key, value) = encode_event(event);
+            let (key, value) = encode_event(event, seals);
             log.insert(&*key, &*value)?;
             meta.add(&value);
         }
@@ -199,9 +201,9 @@ fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
     Ok(table.get(META_KEY)?.and_then(|bytes| open::decode_meta(bytes.value()).ok()))
 }
 
-fn encode_event(event: &Event) -> (Vec<u8>, Vec<u8>) {
+fn encode_event(event: &Event, seals: &Seals) -> (Vec<u8>, Vec<u8>) {
     match event.kind {
-        EventKind::Put => encode_put(&event.entry),
+        EventKind::Put => encode_put(&event.entry, seals),
         EventKind::Delete => record::encode(&Record {
             revision: event.revision,
             key: &event.entry.key,
@@ -212,13 +214,14 @@ fn encode_event(event: &Event) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
-fn encode_put(entry: &Entry) -> (Vec<u8>, Vec<u8>) {
+fn encode_put(entry: &Entry, seals: &Seals) -> (Vec<u8>, Vec<u8>) {
+    let sealed = seals.seal(&entry.key, &entry.value);
     record::encode(&Record {
         revision: entry.mod_revision,
         key: &entry.key,
         kind: Kind::Put,
         create_revision: entry.create_revision,
-        value: &entry.value,
+        value: sealed.as_deref().unwrap_or(&entry.value),
     })
 }
 

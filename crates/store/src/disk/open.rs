@@ -14,6 +14,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageErro
 
 use super::{Disk, FORMAT, LOG, META, META_KEY, META_LEN, META_MAGIC, Medium, Meta, builder};
 use crate::record::{self, Kind};
+use crate::seal::Seals;
 use crate::state::State;
 use crate::types::{Entry, Event, EventKind, OpenError};
 
@@ -23,10 +24,10 @@ const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 const REDB_HEADER: u64 = 320;
 
 /// Opens the store on a medium, or makes one if the medium is empty.
-pub fn open(medium: Arc<Medium>, path: &Path) -> Result<(Disk, State), OpenError> {
+pub fn open(medium: Arc<Medium>, path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     lock(&medium, path)?;
     let len = medium.raw().len().map_err(|error| failed(path, &error))?;
-    if len == 0 { fresh(medium, path) } else { existing(medium, path) }
+    if len == 0 { fresh(medium, path, seals) } else { existing(medium, path, seals) }
 }
 
 /// Takes the lock.
@@ -39,23 +40,23 @@ pub fn lock(medium: &Medium, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes an empty store on an empty medium.
-pub fn fresh(medium: Arc<Medium>, path: &Path) -> Result<(Disk, State), OpenError> {
+pub fn fresh(medium: Arc<Medium>, path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     let make = || -> Result<Database, redb::Error> {
         let database = builder().create_with_backend(medium.handle())?;
-        super::rewrite(&database, &State::default())?;
+        super::rewrite(&database, &State::default(), &seals)?;
         Ok(database)
     };
     let database = make().map_err(|error| failed(path, &error))?;
-    Ok((Disk { medium, database: Some(database), meta: Meta::default() }, State::default()))
+    Ok((Disk { medium, database: Some(database), meta: Meta::default(), seals }, State::default()))
 }
 
 /// Opens a store that should be there.
-pub fn existing(medium: Arc<Medium>, path: &Path) -> Result<(Disk, State), OpenError> {
+pub fn existing(medium: Arc<Medium>, path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     lock(&medium, path)?;
     check_header(&medium, path)?;
     medium.hold_back_writes().map_err(|error| failed(path, &error))?;
     // redb trusts its file's structure once the checksums match; should a page still confuse it, that is damage too.
-    let examined = catch_unwind(AssertUnwindSafe(|| examine(&medium)))
+    let examined = catch_unwind(AssertUnwindSafe(|| examine(&medium, &seals)))
         .unwrap_or_else(|_| Err(Fault::Corrupt("its structure is inconsistent".into())));
     medium.drop_held_writes();
     let (meta, state) = examined.map_err(|fault| fault.at(path))?;
@@ -63,7 +64,7 @@ pub fn existing(medium: Arc<Medium>, path: &Path) -> Result<(Disk, State), OpenE
     if !matches!(super::read_meta(&database), Ok(Some(found)) if found == meta) {
         return Err(Fault::Corrupt("two reads of the file differ".into()).at(path));
     }
-    Ok((Disk { medium, database: Some(database), meta }, state))
+    Ok((Disk { medium, database: Some(database), meta, seals }, state))
 }
 
 fn failed(path: &Path, error: &dyn std::error::Error) -> OpenError {
@@ -160,7 +161,7 @@ impl From<TableError> for Fault {
 }
 
 /// Checks everything and reads it.
-fn examine(medium: &Arc<Medium>) -> Result<(Meta, State), Fault> {
+fn examine(medium: &Arc<Medium>, seals: &Seals) -> Result<(Meta, State), Fault> {
     let repaired = Arc::new(AtomicBool::new(false));
     let noted = repaired.clone();
     let mut builder = builder();
@@ -170,7 +171,7 @@ fn examine(medium: &Arc<Medium>) -> Result<(Meta, State), Fault> {
     if !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
         return Err(Fault::Corrupt("pages fail their checksums".into()));
     }
-    load(&database)
+    load(&database, seals)
 }
 
 /// Decodes the counters.
@@ -196,7 +197,7 @@ fn check_version(bytes: &[u8]) -> Result<(), Fault> {
     }
 }
 
-fn load(database: &Database) -> Result<(Meta, State), Fault> {
+fn load(database: &Database, seals: &Seals) -> Result<(Meta, State), Fault> {
     let transaction = database.begin_read().map_err(|error| match error {
         redb::TransactionError::Storage(error) => error.into(),
         other => Fault::Io(other.to_string()),
@@ -213,7 +214,10 @@ fn load(database: &Database) -> Result<(Meta, State), Fault> {
     for item in transaction.open_table(LOG)?.iter()? {
         let (key, value) = item?;
         found.add(value.value());
-        loader.add(record::decode(key.value(), value.value()).map_err(Fault::Corrupt)?, &meta)?;
+        let record = record::decode(key.value(), value.value()).map_err(Fault::Corrupt)?;
+        let opened = seals.open(record.key, record.value).map_err(Fault::Corrupt)?;
+        let value = opened.as_deref().unwrap_or(record.value);
+        loader.add(record::Record { value, ..record }, &meta)?;
     }
     if found != meta {
         let detail = format!("{} records where {} were written, or another one", found.records, meta.records);

@@ -1,0 +1,229 @@
+//! Webhooks and admission policies: what they change, refuse and warn of, and what happens when they misbehave.
+#![allow(missing_docs)]
+
+mod common;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Local, local};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A webhook's server: TLS with a certificate of its own, and what it answers by path.
+struct Hooks {
+    port: u16,
+    bundle: String,
+}
+
+async fn hooks() -> Hooks {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .and_then(|params| params.self_signed(&key))
+        .expect("a certificate");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let private = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .expect("a configuration");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let Some((path, body)) = request(&mut stream).await else { return };
+                let Some(answer) = answer(&path, &body) else {
+                    return std::future::pending().await;
+                };
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+                let _ = stream.write_all((head + &answer).as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    Hooks { port, bundle: STANDARD.encode(certificate.pem()) }
+}
+
+async fn request<S: AsyncReadExt + Unpin>(stream: &mut S) -> Option<(String, Value)> {
+    let mut data = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let count = stream.read(&mut chunk).await.ok().filter(|count| *count > 0)?;
+        data.extend_from_slice(&chunk[..count]);
+        let text = String::from_utf8_lossy(&data).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if body.len() >= length.unwrap_or(0) {
+            return Some((head.split(' ').nth(1)?.to_owned(), serde_json::from_str(body).ok()?));
+        }
+    }
+}
+
+fn answer(path: &str, review: &Value) -> Option<String> {
+    let request = &review["request"];
+    let review = |response: Value| {
+        let mut response = response;
+        response["uid"] = request["uid"].clone();
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).to_string()
+    };
+    let patch = |patch: Value| {
+        review(json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())}))
+    };
+    Some(match path.split('?').next().unwrap_or_default() {
+        "/hang" => return None,
+        "/garbage" => "<html>no</html>".to_owned(),
+        "/other" => json!({"kind": "Pod"}).to_string(),
+        "/deny" => review(
+            json!({"allowed": false, "status": {"message": format!("{} is not wanted", request["name"].as_str()?), "code": 409}}),
+        ),
+        "/warn" => review(json!({"allowed": true, "warnings": ["careful"]})),
+        "/add" => patch(json!([{"op": "add", "path": "/data", "value": {"seen": request["operation"]}}])),
+        "/count" => {
+            let count =
+                request["object"]["metadata"]["annotations"]["count"].as_str().unwrap_or("0").parse::<u32>().ok()? + 1;
+            patch(json!([{"op": "add", "path": "/metadata/annotations", "value": {"count": count.to_string()}}]))
+        }
+        _ => review(json!({"allowed": true})),
+    })
+}
+
+async fn configure(api: &Local, kind: &str, name: &str, hooks: &Hooks, path: &str, more: Value) {
+    let mut hook = json!({"name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "clientConfig": {"url": format!("https://localhost:{}/{path}", hooks.port), "caBundle": hooks.bundle},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE", "UPDATE", "DELETE"]}]});
+    if kind == "mutating" {
+        hook["rules"][0]["operations"] = json!(["CREATE", "UPDATE"]);
+    }
+    for (key, value) in more.as_object().into_iter().flatten() {
+        hook[key] = value.clone();
+    }
+    let object = json!({"metadata": {"name": name}, "webhooks": [hook]});
+    api.post(&format!("{GROUP}/{kind}webhookconfigurations"), &object).await.expect(201);
+}
+
+fn map(name: &str) -> Value {
+    json!({"metadata": {"name": name}})
+}
+
+#[tokio::test]
+async fn webhooks_change_refuse_and_warn() {
+    let (api, hooks) = (local().await, hooks().await);
+    configure(&api, "mutating", "a-count", &hooks, "count", json!({"reinvocationPolicy": "IfNeeded"})).await;
+    configure(&api, "mutating", "b-add", &hooks, "add", json!({})).await;
+    configure(&api, "validating", "warn", &hooks, "warn", json!({})).await;
+    let made = api.post(MAPS, &map("a")).await;
+    assert_eq!(made.warnings(), ["299 - \"careful\""]);
+    let made = made.expect(201);
+    assert_eq!((&made["data"]["seen"], &made["metadata"]["annotations"]["count"]), (&json!("CREATE"), &json!("2")));
+    configure(&api, "validating", "deny", &hooks, "deny", json!({
+        "matchConditions": [{"name": "bad", "expression": "object == null || object.metadata.name.startsWith('bad')"}]})).await;
+    api.post(MAPS, &map("good")).await.expect(201);
+    let refused = api.post(MAPS, &map("bad")).await;
+    assert_eq!(refused.message(), "admission webhook \"deny.example.com\" denied the request: bad is not wanted");
+    refused.expect(409);
+    api.delete(&format!("{MAPS}/a")).await.expect(409);
+    api.get(&format!("{MAPS}/a")).await.expect(200);
+}
+
+#[tokio::test]
+async fn webhooks_that_fail_block_or_not_as_they_say() {
+    let (api, hooks) = (local().await, hooks().await);
+    let away = Hooks { port: 1, bundle: hooks.bundle.clone() };
+    for (name, hooks, path, wanted) in [
+        ("hang", &hooks, "hang", "context deadline exceeded"),
+        ("garbage", &hooks, "garbage", "json parse error"),
+        (
+            "other",
+            &hooks,
+            "other",
+            "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got , Kind=Pod",
+        ),
+        ("away", &away, "x", "connect: connection refused"),
+    ] {
+        let more = json!({"timeoutSeconds": 1, "objectSelector": {"matchLabels": {"hook": name}}});
+        configure(&api, "validating", name, hooks, path, more.clone()).await;
+        let mut labelled = map(name);
+        labelled["metadata"]["labels"] = json!({"hook": name});
+        let refused = api.post(MAPS, &labelled).await;
+        let start = format!(
+            "Internal error occurred: failed calling webhook \"{name}.example.com\": failed to call webhook: Post \"https://localhost:"
+        );
+        assert!(refused.message().starts_with(&start) || name == "other" || name == "garbage", "{}", refused.message());
+        assert!(refused.message().contains(wanted), "{}", refused.message());
+        refused.expect(500);
+        let tolerant = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]);
+        api.patch(&format!("{GROUP}/validatingwebhookconfigurations/{name}"), "json", &tolerant).await.expect(200);
+        api.post(MAPS, &labelled).await.expect(201);
+    }
+    api.post(MAPS, &map("unlabelled")).await.expect(201);
+    let wrong = json!({"metadata": {"name": "wrong"}, "webhooks": [{"name": "x", "clientConfig": {}, "sideEffects": "Some", "admissionReviewVersions": []}]});
+    let refused = api.post(&format!("{GROUP}/validatingwebhookconfigurations"), &wrong).await;
+    assert!(refused.message().contains("exactly one of url or service is required"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn policies_deny_warn_and_take_parameters() {
+    let api = local().await;
+    let policy = json!({"metadata": {"name": "limits"}, "spec": {
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["deployments"]}]},
+        "matchConditions": [{"name": "people", "expression": "!(request.userInfo.username.startsWith('system:'))"}],
+        "variables": [{"name": "most", "expression": "int(params.data.most)"}],
+        "validations": [
+            {"expression": "object.spec.replicas <= variables.most", "messageExpression": "'at most ' + string(variables.most)", "reason": "Forbidden"},
+            {"expression": "authorizer.group('').resource('nodes').check('delete').allowed() || object.metadata.name != 'special'"}]}});
+    api.post(&format!("{GROUP}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = |name: &str, action: &str| {
+        json!({"metadata": {"name": name}, "spec": {"policyName": "limits", "validationActions": [action],
+        "paramRef": {"name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny"}}})
+    };
+    api.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding("deny", "Deny")).await.expect(201);
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = |name: &str, replicas: u32| {
+        json!({"metadata": {"name": name}, "spec": {"replicas": replicas,
+        "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "a", "image": "a"}]}}}})
+    };
+    let missing = api.post(deployments, &deployment("a", 1)).await;
+    assert!(missing.message().contains("no params found for policy binding"), "{}", missing.message());
+    api.post(MAPS, &json!({"metadata": {"name": "limits"}, "data": {"most": "3"}})).await.expect(201);
+    api.post(deployments, &deployment("a", 3)).await.expect(201);
+    let refused = api.patch(&format!("{deployments}/a"), "merge", &json!({"spec": {"replicas": 4}})).await;
+    assert_eq!(
+        refused.message(),
+        "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'limits' with binding 'deny' denied request: at most 3"
+    );
+    refused.expect(403);
+    let ann = mycelium_apiserver::Identity::new("ann", &["dev"]);
+    let grant = json!({"metadata": {"name": "ann"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "User", "name": "ann", "apiGroup": "rbac.authorization.k8s.io"}]});
+    api.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", &grant).await.expect(201);
+    let body = deployment("special", 1).to_string();
+    let refused = api.send_as(&ann, "POST", deployments, &[("content-type", "application/json")], body).await;
+    assert!(refused.message().contains("denied request: failed expression: authorizer.group"), "{}", refused.message());
+    refused.expect(422);
+    api.delete(&format!("{GROUP}/validatingadmissionpolicybindings/deny")).await.expect(200);
+    api.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding("warn", "Warn")).await.expect(201);
+    let warned = api.post(deployments, &deployment("b", 9)).await;
+    assert!(
+        warned.warnings()[0]
+            .contains("Validation failed for ValidatingAdmissionPolicy 'limits' with binding 'warn': at most 3")
+    );
+    warned.expect(201);
+    let mut wrong = policy.clone();
+    wrong["metadata"]["name"] = json!("wrong");
+    wrong["spec"]["validations"] = json!([{"expression": "nonsense > 1"}]);
+    let refused = api.post(&format!("{GROUP}/validatingadmissionpolicies"), &wrong).await;
+    assert!(refused.message().contains("undeclared reference to 'nonsense'"), "{}", refused.message());
+    refused.expect(422);
+}
