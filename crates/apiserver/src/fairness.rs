@@ -24,6 +24,7 @@ const SHARE: usize = SEATS / 4 * 3;
 const QUEUE: usize = 512;
 
 /// The seats, and who waits for one.
+#[derive(Default)]
 pub struct Seats {
     state: Mutex<State>,
 }
@@ -46,12 +47,6 @@ pub struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         Seats::release(&self.seats, &self.client);
-    }
-}
-
-impl Default for Seats {
-    fn default() -> Self {
-        Self { state: Mutex::default() }
     }
 }
 

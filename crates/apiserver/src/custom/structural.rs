@@ -303,18 +303,9 @@ impl Walk<'_> {
             self.errors.push(FieldError::forbidden(&path.child("additionalProperties"), why));
         }
         if !place.rules {
-            for key in [
-                "default",
-                "nullable",
-                "x-kubernetes-preserve-unknown-fields",
-                "additionalProperties",
-                "title",
-                "description",
-            ] {
-                let harmless = matches!(schema.get(key), None | Some(Value::Null | Value::Bool(false)));
-                let first = key == "nullable" || key == "default" || key.starts_with("x-");
-                if !harmless && first {
-                    let why = format!("must be undefined to be structural");
+            for key in ["default", "nullable", "x-kubernetes-preserve-unknown-fields"] {
+                if !matches!(schema.get(key), None | Some(Value::Null | Value::Bool(false))) {
+                    let why = "must be undefined to be structural";
                     self.errors.push(FieldError::forbidden(&path.child(key), why));
                 }
             }

@@ -138,7 +138,7 @@ fn webhooks(object: &Value, errors: &mut Vec<FieldError>) {
             let why = "must include at least one of v1, v1beta1";
             let at = path.child("admissionReviewVersions");
             errors.push(match versions.is_empty() {
-                true => FieldError::required(&at, format!("must specify one of v1, v1beta1")),
+                true => FieldError::required(&at, "must specify one of v1, v1beta1"),
                 false => FieldError::invalid(&at, hook["admissionReviewVersions"].clone(), why),
             });
         }

@@ -115,7 +115,7 @@ async fn review(write: &Write<'_>, hook: &Value) -> Result<Value, String> {
     let api_version = format!("admission.k8s.io/{version}");
     let body = json!({"kind": "AdmissionReview", "apiVersion": api_version, "request": request});
     let timeout = Duration::from_secs(seconds);
-    let answer = call::post(&write.cx.server, &hook["clientConfig"], body, timeout)
+    let answer = call::post(write.cx.server, &hook["clientConfig"], body, timeout)
         .await
         .map_err(|why| format!("failed to call webhook: {why}"))?;
     let (given, kind) =
