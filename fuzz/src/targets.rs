@@ -65,6 +65,9 @@ const CRD: &[u8] = br#"{"type":"object","properties":{"spec":{"type":"object","p
 "list":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["a"],"items":{"type":"object",
 "properties":{"a":{"type":"string"}}}},"m":{"type":"object","additionalProperties":{"x-kubernetes-int-or-string":true}}}}}}"#;
 
+const KUSTOMIZATION: &[u8] = b"namespace: a\ncommonLabels: {b: c}\nresources: [b, app.yaml]\npatches:\n- {path: p.yaml, target: {kind: Pod}}\n\
+configMapGenerator:\n- {name: m, behavior: merge, literals: [a=b]}\nimages: [{name: x, newTag: 2}]\nreplicas: [{name: w, count: 1}]\n";
+
 const VM: &[u8] =
     br#"{"apiVersion":"mycelium.network/v1","kind":"EndophyteVM","metadata":{"name":"a"},"spec":{"vmSpec":
 {"cpuCores":4,"memorySize":"8Gi","networkConfig":{"attachment":"tap:br0,name=a","mac":"52:54:00:00:00:01"}},
@@ -85,7 +88,7 @@ pub fn named(name: &str) -> Option<Target> {
     all().into_iter().find(|target| target.name == name)
 }
 
-const LIBRARY: [Target; 13] = [
+const LIBRARY: [Target; 14] = [
     Target::new("cel", cel, &[b"self.a.all(x, x > 1) && size(self.b) < 3 || self.?c.orValue('d').matches('^d')"]),
     Target::new("json", json, &[POD]),
     Target::new("yaml", yaml, &[YAML, POD]),
@@ -99,6 +102,7 @@ const LIBRARY: [Target; 13] = [
     Target::new("quantity", quantity, &[b"1.5Gi", b"-100m", b"1e-3", b"12E"]),
     Target::new("vm_document", vm_document, &[VM]),
     Target::new("names", names, &[b"example.com/name", b"a-b.c"]),
+    Target { written: manifests, cost: 20, ..Target::new("check", check, &[KUSTOMIZATION, POD]) },
 ];
 
 fn pod() -> &'static Type {
@@ -246,6 +250,51 @@ fn vm_document(bytes: &[u8]) {
     let Some(Ok(vm)) = parse(bytes).map(|value| EndophyteVM::from_value(&value)) else { return };
     let printed = serde_json::to_value(&vm).expect("a document prints itself");
     assert_eq!(EndophyteVM::from_value(&printed), Ok(vm));
+}
+
+/// Manifests that are right, to begin with.
+fn manifests() -> Vec<Vec<u8>> {
+    let texts = [
+        include_str!("../../crates/check/tests/corpus/good/web.yaml"),
+        include_str!("../../crates/check/tests/corpus/good/database.yaml"),
+    ];
+    texts.iter().flat_map(|text| text.split("---\n")).map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Each finding stands on a line of its file.
+fn check(bytes: &[u8]) {
+    use mycelium_check::{Context, Set, kustomize, parse, set};
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let (documents, mut findings) = parse("f", text);
+    let (objects, more) = set::objects(documents);
+    findings.extend(more);
+    findings.extend(mycelium_check::check(&Set::new(objects, Vec::new(), Context::default())));
+    let built = kustomize::build(&OneText(text), std::path::Path::new("/a"));
+    findings.extend(built.findings);
+    findings.extend(mycelium_check::check(&Set::new(built.objects, Vec::new(), Context::default())));
+    let lines = text.lines().count() + 1;
+    assert!(findings.iter().all(|finding| (1..=lines).contains(&finding.line)), "{findings:?}");
+}
+
+/// A folder where every file has the same text.
+struct OneText<'a>(&'a str);
+
+impl mycelium_check::Source for OneText<'_> {
+    fn read(&self, _: &std::path::Path) -> std::io::Result<String> {
+        Ok(self.0.to_owned())
+    }
+
+    fn entry(&self, path: &std::path::Path) -> Option<mycelium_check::Entry> {
+        path.extension().is_some_and(|extension| extension == "yaml").then_some(mycelium_check::Entry::File)
+    }
+
+    fn names(&self, _: &std::path::Path) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn show(&self, path: &std::path::Path) -> String {
+        path.display().to_string()
+    }
 }
 
 fn names(bytes: &[u8]) {

@@ -67,3 +67,34 @@ pub fn full(image: &str) -> String {
     let tagged = hosted.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
     if tagged { hosted } else { format!("{hosted}:latest") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, parse, set};
+
+    #[test]
+    fn names_are_compared_as_image_stores_list_them() {
+        for (short, long) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("a/b:1", "docker.io/a/b:1"),
+            ("localhost/a", "localhost/a:latest"),
+            ("r.example:5000/a@sha256:00", "r.example:5000/a@sha256:00"),
+        ] {
+            assert_eq!(full(short), long);
+        }
+    }
+
+    #[test]
+    fn an_image_that_may_not_be_fetched_must_be_there() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n\
+                    - {name: a, image: here}\n  - {name: b, image: gone}\n\
+                    \x20 - {name: c, image: gone, imagePullPolicy: Never}\n";
+        let text = text.replace("containers:\n-", "containers:\n  -");
+        let (objects, _) = set::objects(parse("f", &text).0);
+        let images = Some([full("here")].into());
+        let findings = crate::check(&Set::new(objects, Vec::new(), Context { images, ..Context::default() }));
+        let found: Vec<_> = findings.iter().map(|f| (f.line, f.severity, f.code)).collect();
+        assert_eq!(found, [(7, Severity::Hint, "image-unavailable"), (8, Severity::Error, "image-unavailable")]);
+    }
+}
