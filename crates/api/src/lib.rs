@@ -10,6 +10,7 @@
 //! | [`quantity`] | resource quantities such as `500m` and `1Gi` |
 //! | [`selector`] | label and field selectors |
 
+pub mod cron;
 pub mod endophyte;
 pub mod env;
 pub mod error;

@@ -101,6 +101,8 @@ pub enum ApiError {
     TooLargeResourceVersion { requested: u64, current: u64 },
     #[error("{0}")]
     TooManyRequests(String),
+    #[error("Cannot evict pod as it would violate the pod's disruption budget.")]
+    Disruption { cause: String, retry_seconds: Option<u32> },
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -178,7 +180,7 @@ impl ApiError {
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::Expired { .. } => (StatusCode::GONE, "Expired"),
             Self::TooLargeResourceVersion { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
-            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::TooManyRequests(_) | Self::Disruption { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Typed(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
@@ -211,6 +213,13 @@ impl ApiError {
             Self::TooLargeResourceVersion { .. } => json!({"causes": [{"reason": "ResourceVersionTooLarge",
                 "message": "Too large resource version"}], "retryAfterSeconds": 1}),
             Self::TooManyRequests(_) => json!({"retryAfterSeconds": 1}),
+            Self::Disruption { cause, retry_seconds } => {
+                let mut details = json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]});
+                if let Some(seconds) = retry_seconds {
+                    details["retryAfterSeconds"] = json!(seconds);
+                }
+                details
+            }
             Self::Internal(message) => json!({"causes": [{"message": message}]}),
             _ => Value::Null,
         }
@@ -246,6 +255,9 @@ impl ApiError {
         let mut response = Response::new(body::full(self.status().to_string() + "\n"));
         *response.status_mut() = code;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Self::Disruption { retry_seconds: Some(seconds), .. } = self {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+        }
         if matches!(self, Self::TooManyRequests(_) | Self::TooLargeResourceVersion { .. }) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

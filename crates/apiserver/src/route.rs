@@ -157,7 +157,7 @@ async fn mutate(cx: &Context<'_>, verb: &str, body: bytes::Bytes) -> Result<Resp
     match (verb, cx.path.subresource.as_str()) {
         ("create", "") if cx.path.name.is_empty() => write::create::create(cx, &body).await,
         ("create", "binding") => write::pods::bind(cx, &body).await,
-        ("create", "eviction") => write::pods::evict(cx, &body).await,
+        ("create", "eviction") => write::eviction::evict(cx, &body).await,
         ("create", "token") => review::token_request(cx, &body),
         ("update", _) => write::update::put(cx, &body).await,
         ("patch", _) => write::patch::patch(cx, &body).await,

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod create;
 pub mod decode;
 pub mod delete;
+pub mod eviction;
 pub mod expiry;
 pub mod options;
 pub mod patch;

@@ -1,4 +1,4 @@
-//! Writes that exist for pods only: binding to a node, eviction.
+//! Binding a pod to a node.
 
 use http::{Response, StatusCode};
 use mycelium_kinds::pod::update::check_binding;
@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::admission;
 use super::decode::{self, Expected};
-use super::delete::{self, DeleteOptions};
 use super::options::WriteOptions;
 use super::update::{self, Change, Ownership};
 use crate::answer;
@@ -107,20 +106,6 @@ fn bound(cx: &Context<'_>, pod: &Value, binding: &Value, node: &str) -> Result<V
         }
     }
     Ok(pod)
-}
-
-/// Answers a POST to `pods/<name>/eviction`: a deletion that could be refused for the pod's application's sake.
-pub async fn evict(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
-    let write = WriteOptions::parse(cx, "CreateOptions")?;
-    let (eviction, _) = decode::object(cx, body, &Expected::kind("policy", "v1", "Eviction"), write.validation)?;
-    let mut options = DeleteOptions { dry_run: write.dry_run, ..DeleteOptions::default() };
-    if eviction["deleteOptions"].is_object() {
-        options.merge(&eviction["deleteOptions"]);
-    }
-    let path = ResourcePath { subresource: String::new(), ..cx.path.clone() };
-    let plain = Context { path: &path, ..*cx };
-    delete::delete_named(&plain, &path.namespace, &path.name, &options).await?;
-    Ok(answer::json(StatusCode::CREATED, &success(201)))
 }
 
 /// A `metav1.Status` that says that all is well.

@@ -1,5 +1,6 @@
 //! Job and CronJob.
 
+use mycelium_api::cron::{Schedule, time_zone};
 use mycelium_api::field::{FieldError, Path};
 use mycelium_api::selector::Selector;
 use serde_json::Value;
@@ -317,6 +318,7 @@ fn check_cron(cron: &Value, errors: &mut Errors) {
         }
         schedule => check_schedule(schedule, &schedule_path, errors),
     }
+    check_time_zone(&spec["timeZone"], &path.child("timeZone"), errors);
     for key in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         not_negative(errors, &path.child(key), &spec[key]);
     }
@@ -326,18 +328,21 @@ fn check_cron(cron: &Value, errors: &mut Errors) {
     check_job(&spec["jobTemplate"]["spec"], false, &job_path, errors);
 }
 
-/// Five fields, or a nickname such as `@hourly`.
 fn check_schedule(schedule: &str, path: &Path, errors: &mut Errors) {
-    const NICKNAMES: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-    let detail = if let Some(nickname) = schedule.strip_prefix('@') {
-        let known = NICKNAMES.contains(&schedule) || nickname.starts_with("every ");
-        (!known).then(|| format!("unrecognized descriptor: {schedule}"))
-    } else {
-        let fields: Vec<&str> = schedule.split_whitespace().collect();
-        let count = fields.len();
-        (count != 5).then(|| format!("expected exactly 5 fields, found {count}: [{}]", fields.join(" ")))
-    };
-    if let Some(detail) = detail {
-        errors.push(FieldError::invalid(path, schedule, detail));
+    if let Err(fault) = Schedule::parse(schedule) {
+        errors.push(FieldError::invalid(path, schedule, fault.to_string()));
     }
+}
+
+fn check_time_zone(zone: &Value, path: &Path, errors: &mut Errors) {
+    let detail = match zone.as_str() {
+        None => return,
+        Some("") => "timeZone must be nil or non-empty string".to_owned(),
+        Some(name) if name.eq_ignore_ascii_case("local") => {
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned()
+        }
+        Some(name) if time_zone(name).is_none() => format!("unknown time zone {name}"),
+        Some(_) => return,
+    };
+    errors.push(FieldError::invalid(path, zone.clone(), detail));
 }
