@@ -91,18 +91,21 @@ impl Core {
             return;
         }
         let peer = reign.peers.entry(from.clone()).or_default();
-        let syncing = peer.syncing && (news.held.is_none() || news.gap || news.held == peer.held);
-        // Reports overtake each other; a position only moves on, unless it was lost.
+        if news.order < peer.order && !self.faults.has(Fault::OldReportsCount) {
+            // Overtaken by a later one. Whoever believed it would copy to a backup that is in sync.
+            return;
+        }
+        let held = news.epoch(term, &own.config.base);
+        let syncing = peer.syncing.filter(|since| held.is_none_or(|epoch| epoch <= *since));
         *peer = Peer { syncing, lost: false, ..news };
         self.advance(out);
     }
 
-    /// A peer is suspected, or its connection broke.
+    /// A peer is suspected. A sync that was begun goes on, for all that is known.
     pub fn peer_lost(&mut self, name: &Name, out: &mut Vec<Output>) {
         if let Role::Primary(reign) = &mut self.role {
             let peer = reign.peers.entry(name.clone()).or_default();
             peer.lost = true;
-            peer.syncing = false;
             self.advance(out);
         }
     }
@@ -110,7 +113,7 @@ impl Core {
     /// A sync that was begun came to nothing; it is begun again at the next report.
     pub fn sync_failed(&mut self, name: &Name) {
         if let Role::Primary(reign) = &mut self.role {
-            reign.peers.entry(name.clone()).or_default().syncing = false;
+            reign.peers.entry(name.clone()).or_default().syncing = None;
         }
     }
 
@@ -199,13 +202,14 @@ impl Core {
         let term = self.durable.term;
         let Role::Primary(reign) = &mut self.role else { return };
         let Some(settled) = &reign.settled else { return };
+        let Data::Live { sealed, .. } = self.data else { return };
         let held: BTreeSet<_> =
             reign.proposals.iter().chain([settled]).flat_map(|config| config.holders.iter().cloned()).collect();
         for name in settled.data.iter().filter(|name| **name != self.me && !held.contains(*name)) {
             let Some(peer) = reign.peers.get_mut(name) else { continue };
             let apart = peer.gap || peer.epoch(term, &settled.base).is_none();
-            if apart && !peer.lost && !peer.syncing && peer.accepted.term == term {
-                peer.syncing = true;
+            if apart && !peer.lost && peer.syncing.is_none() && peer.accepted.term == term {
+                peer.syncing = Some(sealed.epoch);
                 out.push(Output::BeginSync { peer: name.clone(), from: peer.held });
             }
         }
@@ -283,8 +287,7 @@ impl Core {
         }
         let term = self.durable.term.max(self.seen_term) + 1;
         if !self.faults.has(Fault::ReleaseAfterHandOver) {
-            self.durable.term = term;
-            self.durable.vote = Some(to.clone());
+            self.enter(term, to);
             self.persist(out);
             self.role = Role::HandedOver { to: to.clone() };
             self.paused = true;
@@ -354,7 +357,9 @@ impl Reign {
             }
             let epoch = peer.epoch(term, &next.base);
             let in_sync = !peer.gap && epoch >= Some(floor) || faults.has(Fault::HoldersAddedEarly);
-            if next.data.contains(name) && in_sync {
+            // Told to begin a copy, it loses what it has as soon as it hears that.
+            let stays = peer.syncing.is_none() || faults.has(Fault::OldReportsCount);
+            if next.data.contains(name) && in_sync && stays {
                 next.holders.insert(name.clone());
             }
         }

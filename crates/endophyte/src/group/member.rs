@@ -286,10 +286,14 @@ impl Member {
                 if term < self.core.term() {
                     return self.core.send(from, Message::Stale { term: self.core.term() }, out);
                 }
-                if term == self.core.term() && self.core.following() == Some(from) {
-                    self.heard_primary(from);
+                if term == self.core.term() {
+                    self.core.heard(stamp);
+                    if self.core.following() == Some(from) {
+                        self.heard_primary(from);
+                    }
                 }
-                self.core.send(from, self.core.report(Some(stamp)), out);
+                let report = self.core.report(Some(stamp));
+                self.core.send(from, report, out);
             }
             Message::PreVote { round, by_hand, held } => self.on_pre_vote(from, round, by_hand, held, out),
             Message::PreVoteReply { round, granted, term, ballot } => {
@@ -354,6 +358,7 @@ impl Member {
     fn on_peer_down(&mut self, peer: &Name, out: &mut Vec<Output>) {
         if self.core.is_primary() {
             self.core.peer_lost(peer, out);
+            self.core.sync_failed(peer);
             if let Some(watch) = self.peers.get_mut(peer) {
                 watch.lost = true;
             }

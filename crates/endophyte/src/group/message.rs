@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{Position, Proposal, Version};
 
 /// The version of the encoding; a member refuses others.
-pub const ENCODING: u8 = 1;
+pub const ENCODING: u8 = 2;
 
 /// A message longer than this is refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -43,6 +43,8 @@ pub enum Message {
         gap: bool,
         /// The stamp of the heartbeat that this answers.
         echo: Option<u64>,
+        /// Its place among the member's reports.
+        order: ReportOrder,
     },
     /// The sender's term is later than the receiver's.
     Stale {
@@ -92,6 +94,15 @@ pub enum Message {
         /// Everything it released is at or before this.
         certified: Position,
     },
+}
+
+/// Which of two reports of a member to the primary of one term is the later one: messages overtake each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct ReportOrder {
+    /// The latest stamp of the primary that the member heard: a restarted member comes after what it was before.
+    pub heard: u64,
+    /// How often what it tells changed since it entered the term.
+    pub change: u64,
 }
 
 /// What a voter tells with its vote.
@@ -191,9 +202,10 @@ mod tests {
         prop_oneof![
             (n(), n()).prop_map(|(term, stamp)| Message::Heartbeat { term, stamp }),
             (n(), proposal()).prop_map(|(term, proposal)| Message::Propose { term, proposal }),
-            (n(), n(), b(), prop::option::of(position()), b(), prop::option::of(n())).prop_map(
-                |(term, number, settled, held, gap, echo)| {
-                    Message::Report { term, accepted: Version { term, number }, settled, held, gap, echo }
+            (n(), n(), b(), prop::option::of(position()), b(), prop::option::of(n()), (n(), n())).prop_map(
+                |(term, number, settled, held, gap, echo, (heard, change))| {
+                    let (accepted, order) = (Version { term, number }, ReportOrder { heard, change });
+                    Message::Report { term, accepted, settled, held, gap, echo, order }
                 }
             ),
             n().prop_map(|term| Message::Stale { term }),

@@ -52,6 +52,8 @@ struct World {
     /// The history: where each term began, and the last position that each term released.
     bases: BTreeMap<u64, Position>,
     released: BTreeMap<u64, Position>,
+    /// Copies that were asked for: by whom, to whom. Each is whole with an epoch that is sealed later.
+    syncs: BTreeSet<(usize, usize)>,
     /// Who was elected in each term; `twice` when there were two.
     elected: BTreeMap<u64, usize>,
     twice: bool,
@@ -63,6 +65,8 @@ enum Action {
     Deliver(Packet),
     DeliverAgain(Packet),
     Seal(usize),
+    /// Seals the epoch with which a copy is whole.
+    Copy(usize, usize),
     Stand(usize),
     Crash(usize),
     Restart(usize),
@@ -143,6 +147,7 @@ impl Model for Group {
             network: BTreeSet::new(),
             bases: BTreeMap::from([(1, config.base)]),
             released: BTreeMap::new(),
+            syncs: BTreeSet::new(),
             elected: BTreeMap::from([(1, 0)]),
             twice: false,
             left: self.budget,
@@ -157,6 +162,7 @@ impl Model for Group {
                 actions.push(Action::DeliverAgain(packet.clone()));
             }
         }
+        actions.extend(world.syncs.iter().map(|(at, to)| Action::Copy(*at, *to)));
         for (at, member) in world.members.iter().enumerate() {
             let Some(core) = member else {
                 actions.push(Action::Restart(at));
@@ -195,7 +201,14 @@ impl Model for Group {
                 next.left.duplicates -= 1;
                 next.deliver(&self.names(), packet, &mut out)
             }
-            Action::Seal(at) => next.seal(at, self.backups, &mut out),
+            Action::Seal(at) => {
+                next.left.seals -= 1;
+                next.seal(at, self.backups, None, &mut out)
+            }
+            Action::Copy(at, to) => {
+                next.syncs.remove(&(at, to));
+                next.seal(at, self.backups, Some(to), &mut out)
+            }
             Action::Stand(at) => {
                 next.left.elections -= 1;
                 next.members[at].as_mut()?.campaign(self.how, &mut out);
@@ -208,7 +221,10 @@ impl Model for Group {
             }
             Action::Restart(at) => {
                 let faults = Faults::only(self.fault);
-                next.members[at] = Some(Core::new(self.names()[at].clone(), next.disks[at].clone(), None, faults));
+                let mut core = Core::new(self.names()[at].clone(), next.disks[at].clone(), None, faults);
+                // It is heard of again when a heartbeat of its new life was answered.
+                core.heard(u64::from(self.budget.crashes - next.left.crashes));
+                next.members[at] = Some(core);
                 at
             }
             Action::Lose(at, other) => {
@@ -223,6 +239,8 @@ impl Model for Group {
             }
         };
         next.carry_out(&self.names(), actor, out);
+        let World { syncs, members, .. } = &mut next;
+        syncs.retain(|(at, _)| members[*at].as_ref().is_some_and(Core::is_primary));
         if self.fault.is_none() {
             let World { network, disks, .. } = &mut next;
             network.retain(|packet| packet.term >= disks[packet.to].term);
@@ -276,18 +294,14 @@ impl World {
         packet.to
     }
 
-    fn seal(&mut self, at: usize, backups: usize, out: &mut Vec<Output>) -> usize {
-        self.left.seals -= 1;
+    fn seal(&mut self, at: usize, backups: usize, copied: Option<usize>, out: &mut Vec<Output>) -> usize {
         let Some(core) = self.members[at].as_mut() else { return at };
         let Data::Live { reign, sealed, .. } = core.data else { return at };
         core.sealed(sealed.epoch + 1, out);
+        let position = Position::new(reign, sealed.epoch + 1);
         for to in (0..=backups).filter(|to| *to != at) {
-            self.network.insert(Packet {
-                from: at,
-                to,
-                term: reign,
-                load: Load::Epoch(Position::new(reign, sealed.epoch + 1)),
-            });
+            let load = if copied == Some(to) { Load::Sync(position) } else { Load::Epoch(position) };
+            self.network.insert(Packet { from: at, to, term: reign, load });
         }
         at
     }
@@ -320,10 +334,7 @@ impl World {
                     let latest = self.released.entry(*reign).or_insert(at);
                     *latest = at.max(*latest);
                 }
-                (Output::BeginSync { peer, .. }, Some(Data::Live { sealed, .. })) => {
-                    let load = Load::Sync(*sealed);
-                    self.network.insert(Packet { from: actor, to: index(&peer), term: u64::MAX, load });
-                }
+                (Output::BeginSync { peer, .. }, _) => drop(self.syncs.insert((actor, index(&peer)))),
                 (Output::Resend { to, after }, Some(Data::Live { reign, sealed, .. })) => {
                     for (to, epoch) in to.iter().flat_map(|to| (after + 1..=sealed.epoch).map(move |epoch| (to, epoch)))
                     {

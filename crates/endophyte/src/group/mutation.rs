@@ -26,6 +26,9 @@ pub enum Fault {
     AppliesOverGap,
     /// A holder is added before it has everything that was released.
     HoldersAddedEarly,
+    /// A report counts although a later one of the same member has come already, and a backup that was told to begin a
+    /// copy is made a holder by what it had before.
+    OldReportsCount,
     /// A copy that a former primary made counts, whatever was held before.
     TakesFormerCopies,
     /// A primary that is elected again begins its term before what it released already.
@@ -39,7 +42,7 @@ pub enum Fault {
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -51,6 +54,7 @@ impl Fault {
         Fault::ReleaseAfterHandOver,
         Fault::AppliesOverGap,
         Fault::HoldersAddedEarly,
+        Fault::OldReportsCount,
         Fault::TakesFormerCopies,
         Fault::BeginsBeforeReleased,
         Fault::NoLease,

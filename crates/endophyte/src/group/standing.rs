@@ -33,8 +33,7 @@ impl Core {
     }
 
     fn stand(&mut self, term: u64, mut standing: Standing, out: &mut Vec<Output>) {
-        self.durable.term = term;
-        self.durable.vote = Some(self.me.clone());
+        self.enter(term, &self.me.clone());
         self.persist(out);
         standing.ballots.insert(self.me.clone(), self.ballot());
         for voter in voters(&standing) {

@@ -117,6 +117,19 @@ impl Member {
         }
     }
 
+    /// (Primary) the last whole epoch that a member says it holds.
+    pub fn held_by(&self, name: &str) -> Option<Position> {
+        self.reign()?.peers.get(name)?.held
+    }
+
+    /// (Primary) what each backup in sync that is not thought lost holds.
+    pub fn in_sync(&self) -> impl Iterator<Item = Option<Position>> {
+        let holders =
+            self.reign().and_then(|reign| reign.settled.as_ref()).into_iter().flat_map(|config| &config.holders);
+        let heard = |name: &&Name| self.peers.get(*name).is_some_and(|watch| !watch.lost);
+        holders.filter(heard).map(|name| self.held_by(name))
+    }
+
     fn reign(&self) -> Option<&super::core::Reign> {
         match &self.core.role {
             Role::Primary(reign) => Some(reign),
@@ -142,7 +155,7 @@ impl Member {
             PeerStatus {
                 name: name.clone(),
                 in_sync: reign.settled.as_ref().is_some_and(|config| config.holders.contains(name)),
-                syncing: peer.is_some_and(|peer| peer.syncing),
+                syncing: peer.is_some_and(|peer| peer.syncing.is_some()),
                 suspected: watch.lost,
                 held: peer.and_then(|peer| peer.held),
                 silent_us: watch.detector.silent_us(now_us),

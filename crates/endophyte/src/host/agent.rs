@@ -3,6 +3,7 @@
 //! All decisions about who runs the machine are [`crate::group`]'s; this is their hands. One task owns everything and
 //! takes [`Event`]s one by one; what takes long (starting QEMU, copying, encoding) runs elsewhere and reports back.
 
+mod apart;
 mod commands;
 mod hosts;
 mod report;
@@ -22,9 +23,9 @@ use super::assembly::{self, Assembly};
 use super::book::{self, Book, Hello, Notice, Setup};
 use super::control::Call;
 use super::disk_sync::DiskSource;
+use super::held::{Held, Weight};
 use super::history::History;
 use super::links::{Dialler, Peer};
-use super::paths::write_whole;
 use super::primary::{Captured, Job, Primary, Sent};
 use super::replica::{Incoming, Replica};
 use super::stream::{Outbox, StreamMessage};
@@ -167,13 +168,21 @@ pub(super) struct Agent {
     early_sync: Option<Incoming>,
     /// The last epoch of which all were told that every disk has it.
     disks_settled: u64,
-    /// Epochs that not every backup in sync holds yet, with their room in the buffer.
-    under_way: VecDeque<(u64, Reservation)>,
+    /// Epochs that not every backup in sync holds yet, with their room in the buffer and their weight.
+    under_way: VecDeque<(u64, Option<Reservation>, Weight)>,
+    /// What all of this holds in memory.
+    held: Held,
+    /// Backups to be brought in sync as soon as the guest runs here.
+    later_syncs: BTreeSet<String>,
+    /// This host's part cannot be written to disk.
+    apart: Option<apart::Apart>,
 }
 
 struct Stopping {
     call: Option<Call>,
     until: Duration,
+    /// When the power button is pressed again.
+    again: Duration,
 }
 
 /// How an agent's life ended.
@@ -230,6 +239,9 @@ impl Agent {
             early_sync: None,
             disks_settled: 0,
             under_way: VecDeque::new(),
+            held: Held::default(),
+            later_syncs: BTreeSet::new(),
+            apart: None,
             place,
         };
         if let Some(setup) = setup {
@@ -255,6 +267,7 @@ impl Agent {
     }
 
     fn tick(&mut self) {
+        self.return_from_apart();
         let moving: Vec<String> =
             self.peers.iter_mut().filter_map(|(name, peer)| peer.moves().then(|| name.clone())).collect();
         for name in moving {
@@ -265,10 +278,7 @@ impl Agent {
         self.settle_buffer();
         self.start_alone();
         self.next_command();
-        if self.stopping.as_ref().is_some_and(|stopping| crate::clock::monotonic() > stopping.until) {
-            self.history.note("the guest did not shut down in time; it is ended");
-            self.finish_stop();
-        }
+        self.go_on_stopping();
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -280,9 +290,11 @@ impl Agent {
     // --- The protocol -------------------------------------------------------------------------------------------
 
     fn input(&mut self, input: Input) {
-        for output in self.member.handle(now_us(), input) {
-            self.carry_out(output);
+        if self.apart.is_some() {
+            return self.later(input);
         }
+        let outputs = self.member.handle(now_us(), input);
+        self.carry_out_all(outputs);
         self.adjust();
     }
 
@@ -351,17 +363,6 @@ impl Agent {
         }
     }
 
-    /// The protocol's memory. Without it nothing may follow, so a disk that cannot be written ends this host's part.
-    fn persist(&mut self, durable: &Durable) {
-        let path = self.place.paths.member();
-        let written = serde_json::to_vec(durable)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| tokio::task::block_in_place(|| write_whole(&path, &bytes)));
-        if let Err(source) = written {
-            self.end(Outcome::Failed(HostError::File { path, source }));
-        }
-    }
-
     fn config(&self) -> Option<&Config> {
         self.member.durable().proposal.as_ref().map(|proposal| &proposal.config)
     }
@@ -394,13 +395,11 @@ impl Agent {
         let waiting = queued || !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole);
         // A primary that is being elected again may need what its backups do not have.
         if waiting && self.member.is_primary() {
-            let peers = self.member.status(now_us()).peers;
-            let holds = |name: &str| peers.iter().any(|peer| *peer.name == *name && peer.held.is_some());
-            self.syncs.retain(|name, sync| !(sync.whole && holds(name)));
-            let held = peers.iter().filter(|peer| peer.in_sync && !peer.suspected);
-            let held: Vec<u64> = held.map(|peer| peer.held.map_or(0, |held| held.epoch)).collect();
-            let (safe, held_by) = (held.iter().copied().min().unwrap_or(u64::MAX), held.len());
-            self.under_way.retain(|(epoch, _)| *epoch > safe);
+            let member = &self.member;
+            self.syncs.retain(|name, sync| !(sync.whole && member.held_by(name).is_some()));
+            let held = || self.member.in_sync().map(|held| held.map_or(0, |held| held.epoch));
+            let (safe, held_by) = (held().min().unwrap_or(u64::MAX), held().count());
+            self.under_way.retain(|(epoch, ..)| *epoch > safe);
             self.settle(safe, held_by);
             self.note_backlog(held_by > 0);
         }
@@ -457,6 +456,8 @@ impl Agent {
 
     fn on_event(&mut self, event: Event) {
         match event {
+            // Nobody is spoken to; whoever dials tries again.
+            Event::Linked { link, .. } | Event::Accepted { link, .. } if self.apart.is_some() => link.close(),
             Event::Linked { link, hello, dialled } => {
                 // A host may listen under other addresses than the one it was reached by.
                 if let Some(witness) = self.wanted.remove(&dialled) {
@@ -477,9 +478,10 @@ impl Agent {
             Event::Stream(incoming) => self.on_stream(incoming),
             Event::Answer { from, message } => self.on_answer(&from, message),
             Event::Captured(captured) => self.on_captured(captured),
+            Event::Sent(sent) if !matches!(self.part, Part::Primary(_)) => self.history.sent(&sent),
             Event::Sent(sent) => {
                 self.history.sent(&sent);
-                self.under_way.extend(sent.room.map(|room| (sent.epoch, room)));
+                self.under_way.push_back((sent.epoch, sent.room, sent.weight));
             }
             Event::Paused { last } => self.input(Input::GuestPaused { last }),
             Event::GuestEnded { clean } => self.guest_ended(clean),
@@ -555,6 +557,11 @@ impl Agent {
             // asks for another: it did not become a holder before this host was elected again.
             return;
         }
+        if !matches!(self.part, Part::Primary(_)) {
+            // It begins when there is something to copy; the backup keeps what it has until then.
+            self.later_syncs.insert(name.to_owned());
+            return;
+        }
         self.next_number += 1;
         let (id, seed) = (self.next_number, self.place.clock.random());
         peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
@@ -566,6 +573,7 @@ impl Agent {
     }
 
     fn drop_sync(&mut self, name: &str) {
+        self.later_syncs.remove(name);
         if let Some(sync) = self.syncs.remove(name) {
             self.with_primary(|primary| primary.end_sync(sync.id));
         }
@@ -575,9 +583,7 @@ impl Agent {
         match message {
             StreamMessage::Hashes { id, hashes } => {
                 let Some(sync) = self.syncs.get_mut(from).filter(|sync| sync.id == id) else { return };
-                let Part::Primary(primary) = &self.part else {
-                    return self.sync_failed(from, "the guest does not run yet");
-                };
+                let Part::Primary(primary) = &self.part else { return };
                 match MemorySync::new(id, sync.seed, hashes, primary.pages) {
                     Ok(memory) => {
                         let outbox = self.peers.get(from).map(|peer| peer.outbox.clone());
@@ -695,6 +701,7 @@ impl Agent {
                 self.protected = None;
                 self.invite_all();
                 self.adjust();
+                std::mem::take(&mut self.later_syncs).iter().for_each(|name| self.begin_sync(name));
             }
             Ok(primary) => {
                 // Another host was elected while this one started.
@@ -708,6 +715,11 @@ impl Agent {
     /// Another host runs the machine.
     fn stop_guest(&mut self) {
         self.syncs.clear();
+        self.later_syncs.clear();
+        self.under_way.clear();
+        if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {
+            call.finish(Err("another host runs the machine now: stop it there".into()));
+        }
         self.history.note("another host runs the machine; this host's guest is ended");
         match std::mem::replace(&mut self.part, Part::Clearing) {
             Part::Primary(primary) => {

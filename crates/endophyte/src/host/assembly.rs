@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::agent::Event;
 use super::book::Setup;
+use super::held::Held;
 use super::primary::{self, Primary};
 use super::replica::{Parts as ReplicaParts, Replica};
 use super::status::Status;
@@ -36,6 +37,7 @@ pub(super) struct Assembly {
     place: Place,
     document: EndophyteVM,
     setup: Setup,
+    held: Held,
 }
 
 /// What is known of a machine.
@@ -71,7 +73,7 @@ pub fn rules(document: &EndophyteVM) -> Rules {
 }
 
 /// Takes note of a machine: what of it is here, and what is missing.
-pub fn learn(place: &Place, setup: &Setup) -> Result<Learned, HostError> {
+pub fn learn(place: &Place, setup: &Setup, held: &Held) -> Result<Learned, HostError> {
     let document = EndophyteVM::from_value(&setup.document).map_err(HostError::Document)?;
     let missing = setup.files.iter().filter(|(name, wanted)| {
         let content = std::fs::read(place.paths.file(name)).unwrap_or_default();
@@ -81,7 +83,8 @@ pub fn learn(place: &Place, setup: &Setup) -> Result<Learned, HostError> {
     let text = serde_json::to_vec(setup).map_err(|error| HostError::Refused(error.to_string()))?;
     let path = place.paths.document();
     super::paths::write_whole(&path, &text).map_err(|source| HostError::File { path, source })?;
-    Ok(Learned { assembly: Assembly { place: place.clone(), document, setup: setup.clone() }, missing })
+    let assembly = Assembly { place: place.clone(), document, setup: setup.clone(), held: held.clone() };
+    Ok(Learned { assembly, missing })
 }
 
 impl Assembly {
@@ -151,6 +154,7 @@ impl Assembly {
             ram: self.document.spec.distributed_ram.clone(),
             shares: Shares::of(self.document.buffer_bytes()),
             seed: self.place.clock.random(),
+            held: self.held.clone(),
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::HostError;
 use super::agent::Event;
+use super::held::Held;
 use super::primary::{Captured, Order};
 use super::sync::{MemorySync, SyncStep};
 use crate::clock::monotonic;
@@ -45,10 +46,11 @@ pub(super) struct Load {
     pub emergency_pauses: AtomicU64,
     /// Bytes that wait for a link while no backup in sync gives back room in the buffer.
     pub backlog: AtomicU64,
+    held: Held,
 }
 
 impl Load {
-    pub fn new(shares: Shares) -> Arc<Self> {
+    pub fn new(shares: Shares, held: Held) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
         Arc::new(Self {
             buffer: Buffer::new(shares),
@@ -57,6 +59,7 @@ impl Load {
             throttle: zero(),
             emergency_pauses: zero(),
             backlog: zero(),
+            held,
         })
     }
 
@@ -347,10 +350,10 @@ impl Checkpoints {
         self.epoch += 1;
         self.learn(&capture);
         let disk = disk.map(|epoch| (self.term, epoch));
-        let room = self
-            .load
-            .reserve((capture.pages.len() * PAGE) as u64 + disk.as_ref().map_or(0, |(_, epoch)| epoch.data_bytes()));
-        let captured = Captured { capture, disk, network, syncs: steps, at: monotonic(), room, slot };
+        let bytes = (capture.pages.len() * PAGE) as u64 + disk.as_ref().map_or(0, |(_, epoch)| epoch.data_bytes());
+        let copied = steps.iter().map(|step| step.bytes.len() as u64).sum::<u64>();
+        let (room, weight) = (self.load.reserve(bytes), self.load.held.weigh(bytes + copied));
+        let captured = Captured { capture, disk, network, syncs: steps, at: monotonic(), room, weight, slot };
         let _ = self.events.send(Event::Captured(Box::new(captured)));
         Ok(())
     }

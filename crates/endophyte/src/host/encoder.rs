@@ -77,7 +77,7 @@ impl Encoder {
 
     fn send(&mut self, job: Job) -> Sent {
         let Job { captured, term, followers, syncing } = job;
-        let Captured { capture, disk, network, syncs, slot, mut room, .. } = *captured;
+        let Captured { capture, disk, network, syncs, slot, mut room, weight: raw, .. } = *captured;
         let epoch = capture.epoch;
         if syncs.iter().any(|step| step.begins) {
             self.encoder.forget();
@@ -114,8 +114,10 @@ impl Encoder {
         let parts = FrameParts { pages, disk: disk_pieces, devices, network };
         self.keep(epoch, parts.clone());
         let frame = frame_message(seal(&self.id(term, epoch, FrameKind::Epoch, 0), parts));
+        let weight = self.settings.held.weigh(length(&frame));
+        drop(raw);
         for outbox in followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)) {
-            outbox.send(frame.clone());
+            outbox.send_shared(frame.clone(), weight.clone());
         }
         for step in syncs.iter().filter(|step| step.complete) {
             if let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) {
@@ -128,7 +130,7 @@ impl Encoder {
             room.shrink_to(frame_bytes);
         }
         let copies_bytes = self.encoder.cache_bytes() as u64;
-        Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, copies_bytes, room }
+        Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, copies_bytes, room, weight }
     }
 }
 

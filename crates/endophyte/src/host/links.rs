@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::agent::Event;
 use super::book::{Hello, Notice, channel};
+use super::held::Held;
 use super::replica::Incoming;
 use super::stream::{Outbox, StreamMessage};
 use crate::group::Message;
@@ -80,7 +81,7 @@ pub(super) async fn hear_hello(link: &Link) -> Result<Hello, String> {
 }
 
 /// Serves a link: what comes goes to the machine's agent, until the link ends.
-pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::UnboundedSender<Event>) -> Peer {
+pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::UnboundedSender<Event>, held: &Held) -> Peer {
     let (urgent, mut queue) = mpsc::unbounded_channel::<(u16, Bytes)>();
     let sender = link.clone();
     tokio::spawn(async move {
@@ -90,7 +91,8 @@ pub(super) fn serve(link: Link, hello: Hello, number: u64, events: mpsc::Unbound
             }
         }
     });
-    let peer = Peer { outbox: Outbox::new(link.clone()), link: link.clone(), hello, urgent, number, progress: 0 };
+    let outbox = Outbox::new(link.clone(), held);
+    let peer = Peer { outbox, link: link.clone(), hello, urgent, number, progress: 0 };
     tokio::spawn(pump(link, number, events));
     peer
 }

@@ -13,6 +13,7 @@
 //! | [`book`] | who is where, and what the machine is made of, as hosts tell each other |
 //! | [`control`] | the socket that commands talk to |
 //! | [`disk_sync`], [`sync`] | bringing a backup's disk and memory in sync |
+//! | [`held`] | how much replication holds in memory |
 //! | [`history`], [`status`], [`metrics`] | what is told about it |
 //! | [`links`], [`stream`] | the way to other hosts |
 //! | [`paths`] | where files lie |
@@ -26,6 +27,7 @@ mod checkpoints;
 pub mod control;
 mod disk_sync;
 mod encoder;
+mod held;
 mod history;
 mod links;
 mod metrics;

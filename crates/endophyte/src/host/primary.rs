@@ -21,6 +21,7 @@ use super::HostError;
 use super::agent::Event;
 use super::checkpoints::{Checkpoints, Load, Slot};
 use super::encoder::Encoder;
+use super::held::{Held, Weight};
 use super::status::Status;
 use super::stream::Outbox;
 use super::sync::{MemorySync, SyncStep};
@@ -56,6 +57,8 @@ pub(super) struct Settings {
     pub shares: Shares,
     /// Makes this primary's page hashes its own.
     pub seed: u64,
+    /// What replication holds in memory.
+    pub held: Held,
 }
 
 /// A checkpoint on its way to the backups.
@@ -72,6 +75,8 @@ pub(super) struct Captured {
     pub at: Duration,
     /// Its room in the buffer.
     pub room: Option<Reservation>,
+    /// What was copied out of the guest.
+    pub weight: Weight,
     /// Its place among those that wait to be encoded.
     pub slot: Slot,
 }
@@ -118,6 +123,8 @@ pub(super) struct Sent {
     pub copies_bytes: u64,
     /// Its room in the buffer, until it is acknowledged.
     pub room: Option<Reservation>,
+    /// The frame.
+    pub weight: Weight,
 }
 
 /// What the checkpoint thread is told.
@@ -161,7 +168,7 @@ impl Primary {
         let about = (parts.machine.version().to_owned(), accelerator.to_owned());
         let checkpointer = Checkpointer::new(parts.machine)?;
         let server = parts.disk.take().map(|(_, server)| server);
-        let load = Load::new(settings.shares);
+        let load = Load::new(settings.shares, settings.held.clone());
         let (orders, receiver) = channel();
         let at = (settings.term, settings.epoch);
         let (disk_too, nic_too, load_too) = (disk.clone(), nic.clone(), Arc::clone(&load));
@@ -201,7 +208,6 @@ impl Primary {
         status.guest.throttle = self.load.throttle.load(Ordering::Relaxed) as f64 / 1000.0;
         status.epochs.length_ms = self.load.length_us.load(Ordering::Relaxed) as f64 / 1000.0;
         status.buffer.emergency_pauses = self.load.emergency_pauses.load(Ordering::Relaxed);
-        status.buffer.bytes += self.load.bytes();
         let stats = self.nic.stats();
         status.egress.held_frames = stats.queued_frames;
         status.egress.released_frames = stats.released_frames;

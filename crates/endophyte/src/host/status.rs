@@ -44,6 +44,8 @@ pub struct Status {
     pub term: u64,
     /// What the process is doing, in a word or two.
     pub phase: String,
+    /// What keeps this host from its part, and what to do about it; empty if nothing does.
+    pub problem: String,
     /// Epochs.
     pub epochs: Epochs,
     /// The guest and its processor time.
@@ -112,11 +114,12 @@ pub struct Pause {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Buffer {
-    /// Bytes held of epochs under way and of the guest's output.
+    /// Bytes held of epochs under way, of copies to backups, and of the guest's output. What several queues share counts
+    /// once; what the transport has taken over counts no more.
     pub bytes: u64,
     /// Bytes of pages as they were last sent, from which differences are taken.
     pub page_copies_bytes: u64,
-    /// Bytes at most.
+    /// Bytes of both at most, but for one epoch: a checkpoint that was taken is kept although it does not fit.
     pub limit_bytes: u64,
     /// How often it was full and the guest had to wait.
     pub emergency_pauses: u64,

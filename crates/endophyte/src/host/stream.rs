@@ -10,6 +10,7 @@ use mycelium_rhizomorph::{Link, Priority};
 use tokio::sync::mpsc;
 
 use super::book::channel;
+use super::held::{Held, Weight};
 use crate::group::Position;
 
 const FRAME: u8 = 1;
@@ -189,7 +190,8 @@ pub fn frame_message(pieces: Vec<Bytes>) -> Vec<Bytes> {
 /// The way to one backup: messages leave in order, and how many bytes wait can be told.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    queue: mpsc::UnboundedSender<Vec<Bytes>>,
+    queue: mpsc::UnboundedSender<(Vec<Bytes>, Weight)>,
+    held: Held,
     waiting: Arc<AtomicU64>,
     /// Of these, the bytes of the message that is being handed to the link.
     sending: Arc<AtomicU64>,
@@ -198,16 +200,16 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Sends over a link until it closes or the outbox is dropped.
-    pub fn new(link: Link) -> Self {
-        let (queue, mut messages) = mpsc::unbounded_channel::<Vec<Bytes>>();
+    /// Sends over a link until it closes or the outbox is dropped; what waits counts as held.
+    pub fn new(link: Link, held: &Held) -> Self {
+        let (queue, mut messages) = mpsc::unbounded_channel::<(Vec<Bytes>, Weight)>();
         let waiting = Arc::new(AtomicU64::new(0));
         let sending = Arc::new(AtomicU64::new(0));
         let (counted, first) = (Arc::clone(&waiting), Arc::clone(&sending));
         let bandwidth = Arc::new(AtomicU64::new(0));
         let measured = Arc::clone(&bandwidth);
         tokio::spawn(async move {
-            while let Some(message) = messages.recv().await {
+            while let Some((message, _weight)) = messages.recv().await {
                 let length = length(&message);
                 measured.store(link_bandwidth(&link), Ordering::Relaxed);
                 first.store(length, Ordering::Relaxed);
@@ -220,14 +222,20 @@ impl Outbox {
             }
             counted.store(0, Ordering::Relaxed);
         });
-        Self { queue, waiting, sending, bandwidth }
+        Self { queue, held: held.clone(), waiting, sending, bandwidth }
     }
 
     /// Queues a message; into nothing when the link is gone, which is noticed elsewhere.
     pub fn send(&self, message: Vec<Bytes>) {
+        let weight = self.held.weigh(length(&message));
+        self.send_shared(message, weight);
+    }
+
+    /// The same with a message that other queues have too, and its weight.
+    pub fn send_shared(&self, message: Vec<Bytes>, weight: Weight) {
         let length = length(&message);
         self.waiting.fetch_add(length, Ordering::Relaxed);
-        if self.queue.send(message).is_err() {
+        if self.queue.send((message, weight)).is_err() {
             self.waiting.fetch_sub(length, Ordering::Relaxed);
         }
     }

@@ -1,4 +1,4 @@
-//! A backup whose file system is full.
+//! A host whose file system is full.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -68,4 +68,50 @@ fn a_full_disk_costs_a_backup_until_there_is_room() {
         });
     }
     client.goes_on();
+}
+
+/// A host that cannot write its vote or the group's configuration takes no part, says so, and is missed by nobody; with
+/// room again it goes on by itself.
+#[test]
+fn a_host_that_cannot_write_its_state_says_so_and_returns() {
+    let mut random = Random::new();
+    let mut lab = Lab::new(3);
+    lab.small_disk("b", 96);
+    lab.host("b").stand_by();
+    lab.host("c").stand_by();
+    run_numbers_with(&mut lab, "a", &["b", "c"], &[]);
+    let client = Client::start(&lab, &mut random);
+    lab.protected(VM, 2);
+    client.goes_on();
+
+    let filler = fill(&lab.host("b").folder().join("vm"));
+    // The group changes, which each of its hosts writes down.
+    lab.host("c").kill();
+    let told = eventually("b says that it cannot write", || {
+        let status = lab.host("b").status(VM).ok_or("no status")?;
+        if status.phase == "cannot write" { Ok(status) } else { Err(format!("{}: {:?}", status.phase, status.events)) }
+    });
+    println!("{}", told.problem);
+    assert!(told.problem.contains("member.json: No space left on device"), "{}", told.problem);
+    assert!(told.events.iter().any(|event| event.text == told.problem), "{:?}", told.events);
+    let shown = said(&lab.host("b").vm(&["status", VM]));
+    assert!(shown.contains("cannot write") && shown.contains("free some room"), "{shown}");
+    lab.host("c").stand_by();
+    eventually("the others go on without b", || {
+        let (name, status) = lab.primary(VM).ok_or("no primary")?;
+        let states = states(&status);
+        if name != "b" && states.contains(&("b", "away")) && states.iter().any(|(_, state)| *state == "backup") {
+            Ok(())
+        } else {
+            Err(format!("on {name}: {states:?}"))
+        }
+    });
+    client.goes_on();
+
+    fs::remove_file(filler).expect("filler");
+    lab.protected(VM, 2);
+    client.goes_on();
+    let status = lab.host("b").status(VM).expect("status");
+    assert_eq!(status.problem, "");
+    assert!(status.events.iter().any(|event| event.text.contains("can be written again")), "{:?}", status.events);
 }

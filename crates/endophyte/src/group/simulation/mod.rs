@@ -3,7 +3,8 @@
 //! A fake guest counts packets; what is in a packet depends on chance, as real guests depend on time, so that two
 //! histories never agree by accident. Outside stands an oracle ([`oracle`]) that sees each packet.
 //!
-//! `MYCELIUM_SIM_SEEDS=100000 MYCELIUM_SIM_FROM=1 cargo test --release -p mycelium-endophyte simulation`
+//! `MYCELIUM_SIM_SEEDS=100000 MYCELIUM_SIM_FROM=1 cargo test -p mycelium-endophyte simulation_of_seeds`; with
+//! `MYCELIUM_SIM_FAULT=WrongCandidate` all members have that fault.
 
 mod host;
 mod oracle;
@@ -53,13 +54,19 @@ fn attempt_with(world: &mut World, act: fn(&mut World)) -> Result<(), String> {
     })
 }
 
+fn fault_asked_for() -> Option<Fault> {
+    let name = std::env::var("MYCELIUM_SIM_FAULT").ok()?;
+    Some(Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name).expect("MYCELIUM_SIM_FAULT names a fault"))
+}
+
 #[test]
 fn simulation_of_seeds() {
+    let fault = fault_asked_for();
     let (from, seeds) = (number("MYCELIUM_SIM_FROM", 1), number("MYCELIUM_SIM_SEEDS", 2000));
     let worker = |offset: u64| {
         let (mut packets, mut promotions, mut stuck, mut gentle) = (0, 0, 0, 0);
         for seed in (from + offset..from + seeds).step_by(2) {
-            let mut world = World::new(seed, None);
+            let mut world = World::new(seed, fault);
             attempt(&mut world).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
             packets += world.oracle.packets;
             promotions += world.oracle.promotions;
@@ -76,6 +83,15 @@ fn simulation_of_seeds() {
     println!("{seeds} seeds: {} packets outside, {} promotions, {} with one fault at a time", sum(0), sum(1), sum(3));
     println!("{} lost the VM to faults that leave nobody who may go on", sum(2));
     assert!(sum(1) > seeds / 4 && sum(2) < seeds / 2, "the faults are too mild or too harsh to mean anything");
+}
+
+/// Runs that went wrong once. 36736, 41067: a backup that had just become a holder was copied to anew, because an older
+/// report came later. 42590: the simulation believed what a stopped host thought.
+#[test]
+fn simulation_of_seeds_that_failed() {
+    for seed in [36736, 41067, 42590] {
+        attempt(&mut World::new(seed, None)).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+    }
 }
 
 #[test]
@@ -119,11 +135,11 @@ fn simulation_finds_faults() {
         (Fault::AppliesOverGap, false),
         (Fault::HoldersAddedEarly, false),
         (Fault::NoLease, true),
-        (Fault::TakesFormerCopies, false),
+        (Fault::OldReportsCount, false),
     ];
     for (fault, best_effort) in visible {
-        // Rare: it takes a former primary's copy that comes late.
-        let mut seeds = if fault == Fault::TakesFormerCopies { 11_100..11_200 } else { 1..300 };
+        // Rare: it takes a loss within a millisecond of the report.
+        let mut seeds = if fault == Fault::OldReportsCount { 36_700..36_800 } else { 1..300 };
         let noticed = seeds.find_map(|seed| {
             let mut world = World::new(seed, Some(fault));
             if best_effort == world.oracle.strict {

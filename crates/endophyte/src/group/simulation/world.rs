@@ -498,7 +498,7 @@ impl World {
     /// Waits until the VM runs protected, or nobody may take over.
     fn converge(&mut self) {
         let end = self.now_us + SETTLED_BY_US;
-        while !self.protected() {
+        while !self.in_order() {
             self.restart_due();
             self.pass(10_000);
             let late = self.now_us + SETTLED_BY_US * 3 / 4 >= end;
@@ -508,8 +508,18 @@ impl World {
                 return;
             }
         }
-        let before = self.oracle.packets;
-        self.until(|world| world.oracle.packets > before + 2, 2_000_000);
+    }
+
+    /// Protected, and the guest is heard outside.
+    fn in_order(&mut self) -> bool {
+        let (before, end) = (self.oracle.packets, self.now_us + 2_000_000);
+        if !self.protected() {
+            return false;
+        }
+        while self.oracle.packets <= before + 2 && self.now_us < end {
+            self.step();
+        }
+        self.oracle.packets > before + 2
     }
 
     // --- What is true -------------------------------------------------------------------------------------------
@@ -530,7 +540,8 @@ impl World {
             .proposal
             .as_ref()
             .is_some_and(|proposal| proposal.settled && proposal.config.voters.len() == self.hosts.len());
-        let up = self.hosts.iter().all(|host| host.member.is_some());
+        // What a stopped host thinks is of the past.
+        let up = self.hosts.iter().all(|host| host.member.is_some() && host.frozen_until_us <= self.now_us);
         up && running == 1 && settled && member.protection() == Protection::Protected
     }
 

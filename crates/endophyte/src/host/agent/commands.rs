@@ -11,6 +11,8 @@ use crate::host::control::{Call, Request};
 const ALONE_AFTER: Duration = Duration::from_secs(2);
 /// How long a guest may take to shut down.
 const POWERDOWN_TIME: Duration = Duration::from_secs(90);
+/// A guest that is still booting does not notice its power button; one that shuts down already does not mind.
+const PRESS_EVERY: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// A process that is to run the machine, and hears of nobody who does, starts it.
@@ -86,12 +88,26 @@ impl Agent {
         let Part::Primary(primary) = &self.part else {
             return call.finish(Err("the guest does not run on this host; stop it where it runs".into()));
         };
+        let now = crate::clock::monotonic();
         if force {
-            self.stopping = Some(Stopping { call: Some(call), until: crate::clock::monotonic() });
+            self.stopping = Some(Stopping { call: Some(call), until: now, again: now });
             return self.finish_stop();
         }
         primary.powerdown();
-        let until = crate::clock::monotonic() + POWERDOWN_TIME;
-        self.stopping = Some(Stopping { call: Some(call), until });
+        self.stopping = Some(Stopping { call: Some(call), until: now + POWERDOWN_TIME, again: now + PRESS_EVERY });
+    }
+
+    /// Presses the power button again, or loses patience.
+    pub(super) fn go_on_stopping(&mut self) {
+        let (Part::Primary(primary), Some(stopping)) = (&self.part, &mut self.stopping) else { return };
+        let now = crate::clock::monotonic();
+        if now > stopping.until {
+            self.history.note("the guest did not shut down in time; it is ended");
+            self.finish_stop();
+        } else if now > stopping.again {
+            stopping.again = now + PRESS_EVERY;
+            primary.powerdown();
+            self.history.note("the guest still runs; its power button is pressed again");
+        }
     }
 }

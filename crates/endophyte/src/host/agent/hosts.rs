@@ -27,6 +27,9 @@ impl Agent {
     /// Dials whoever should be linked and is not: those that are to join, and members whose address is known. Of two
     /// members that know each other's address the one with the lower name dials.
     pub(super) fn dial_missing(&mut self) {
+        if self.apart.is_some() {
+            return;
+        }
         let linked: BTreeSet<&[SocketAddr]> = self.peers.values().map(|peer| peer.hello.listen.as_slice()).collect();
         let mut missing: Vec<Vec<SocketAddr>> =
             self.wanted.keys().filter(|addresses| !linked.contains(addresses.as_slice())).cloned().collect();
@@ -66,7 +69,7 @@ impl Agent {
             self.learn_setup(setup);
         }
         self.next_number += 1;
-        let peer = links::serve(link, hello, self.next_number, self.events.clone());
+        let peer = links::serve(link, hello, self.next_number, self.events.clone(), &self.held);
         if answer {
             // Before anything else is said.
             peer.notice(&Notice::Hello(self.hello()));

@@ -32,13 +32,15 @@ impl Agent {
         if let Part::Primary(primary) = &self.part {
             primary.describe(&mut status);
         }
-        status.buffer.bytes += self.peers.values().map(|peer| peer.outbox.waiting()).sum::<u64>();
+        status.buffer.bytes += self.held.bytes();
+        status.problem = self.trouble().to_owned();
         status.peers = self.peer_status(&group, status.epochs.sealed);
         status
     }
 
     fn phase(&self, group: &crate::group::Status) -> String {
         match &self.part {
+            _ if self.apart.is_some() => "cannot write".into(),
             Part::Primary(_) if !self.open => "output held".into(),
             Part::Primary(_) => serde_json::to_value(&group.protection)
                 .ok()

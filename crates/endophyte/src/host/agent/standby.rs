@@ -15,7 +15,7 @@ use crate::host::{HostError, assembly};
 impl Agent {
     /// Takes note of what the machine is made of, and prepares a copy.
     pub(super) fn learn_setup(&mut self, setup: Setup) {
-        match assembly::learn(&self.place, &setup) {
+        match assembly::learn(&self.place, &setup, &self.held) {
             Ok(learned) => {
                 self.missing_files = learned.missing;
                 self.assembly = Some(Arc::new(learned.assembly));

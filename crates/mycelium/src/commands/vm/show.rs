@@ -53,6 +53,9 @@ fn row(status: &Status) -> [String; 11] {
 
 fn describe(status: &Status) -> String {
     let mut lines = vec![format!("{} on {}", status.vm, status.host)];
+    if !status.problem.is_empty() {
+        lines.push(format!("  problem   {}", status.problem));
+    }
     if !status.guest.qemu.is_empty() {
         let guest = &status.guest;
         lines.push(format!(
