@@ -83,7 +83,7 @@ pub struct Forget {
 #[derive(clap::Args)]
 #[command(after_help = "\
 The guest is asked by its power button, every 5 seconds until it obeys, so something in it must listen: systemd does, others
-need acpid. With two or more emulated processors it may take 20 seconds. After 90 seconds the machine is ended as by --force.")]
+need acpid. Guests whose processors are emulated may take their time. After 90 seconds the machine is ended as by --force.")]
 pub struct Stop {
     /// The machine
     #[arg(value_name = NAME)]
