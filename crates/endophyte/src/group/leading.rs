@@ -334,7 +334,8 @@ impl Reign {
     /// The epochs of the backups that follow without a gap.
     fn following<'a>(&'a self, config: &'a Config, term: u64) -> impl Iterator<Item = u64> + 'a {
         let peers = config.data.iter().filter_map(|name| self.peers.get(name));
-        let follows = move |peer: &&Peer| !peer.lost && !peer.gap && !peer.syncing && peer.accepted.term == term;
+        let follows =
+            move |peer: &&Peer| !peer.lost && !peer.gap && peer.syncing.is_none() && peer.accepted.term == term;
         peers.filter(follows).filter_map(move |peer| peer.epoch(term, &config.base))
     }
 
