@@ -50,6 +50,7 @@ pub mod route;
 pub mod sealing;
 pub mod serve;
 pub mod server;
+pub mod snapshot;
 pub mod streams;
 pub mod write;
 

@@ -16,7 +16,7 @@ use crate::media::Accept;
 use crate::request::{self, Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::Inner;
-use crate::{authn, compress, discovery, openapi, read, review, streams, write};
+use crate::{authn, compress, discovery, openapi, read, review, snapshot, streams, write};
 
 /// A request about a resource, as its handler sees it.
 pub struct Context<'a> {
@@ -91,6 +91,9 @@ async fn answer(
         trail.user(&asking, &who);
     }
     let Some(path) = request::parse_path(request.uri().path()) else {
+        if request.uri().path() == snapshot::PATH && *request.method() == Method::GET {
+            return authorized_copy(server, &who).await;
+        }
         return other(server, &request, &who);
     };
     let query = Query::parse(request.uri().query());
@@ -239,6 +242,12 @@ fn other(server: &Inner, request: &Request<Body>, who: &Identity) -> Result<Resp
             None => discovery::answer(&server.table(), p, Accept::parse(request.headers())?),
         },
     }
+}
+
+async fn authorized_copy(server: &Inner, who: &Identity) -> Result<Response<Body>, ApiError> {
+    let want = Attributes { verb: "get".into(), path: Some(snapshot::PATH.into()), ..Attributes::default() };
+    authorize(server, who, &want)?;
+    snapshot::answer(server).await
 }
 
 fn health(server: &Inner, path: &str, query: Option<&str>) -> Result<Response<Body>, ApiError> {

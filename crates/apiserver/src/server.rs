@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
@@ -53,13 +54,16 @@ pub struct Config {
     pub audit: Option<AuditLog>,
     /// The node agent, if it is known already; see [`ApiServer::set_node`].
     pub node: Option<NodeService>,
+    /// A folder for files without a name.
+    pub scratch: PathBuf,
 }
 
 impl Config {
     /// A configuration with Kubernetes' usual ranges.
     pub fn new(store: Store, env: Env, pki: Pki) -> Self {
         let service_cidr = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12);
-        Self { store, env, pki, service_cidr, node_ports: (30_000, 32_767), audit: None, node: None }
+        let scratch = std::env::temp_dir();
+        Self { store, env, pki, service_cidr, node_ports: (30_000, 32_767), audit: None, node: None, scratch }
     }
 }
 
@@ -79,6 +83,7 @@ pub struct Inner {
     pub(crate) audit: Option<AuditLog>,
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: (u16, u16),
+    pub(crate) scratch: PathBuf,
     pub(crate) node: OnceLock<NodeService>,
     pub(crate) shutdown: watch::Sender<bool>,
     bootstrapped: OnceCell<()>,
@@ -165,6 +170,7 @@ impl ApiServer {
                 audit: config.audit,
                 service_cidr: config.service_cidr,
                 node_ports: config.node_ports,
+                scratch: config.scratch,
                 node,
                 shutdown: watch::Sender::new(false),
                 bootstrapped: OnceCell::new(),

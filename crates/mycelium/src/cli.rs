@@ -58,6 +58,10 @@ enum Verb {
     User(commands::user::Args),
     /// Run virtual machines that survive the loss of their host.
     Vm(commands::vm::Args),
+    /// Write everything an engine knows into one file, while it runs or not.
+    Backup(commands::backup::Args),
+    /// Put the content of a backup into a data directory.
+    Restore(commands::restore::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell to complete for.
@@ -95,6 +99,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Image(args) => commands::image::run(args),
         Verb::User(args) => commands::user::run(args),
         Verb::Vm(args) => commands::vm::run(args),
+        Verb::Backup(args) => commands::backup::run(args),
+        Verb::Restore(args) => commands::restore::run(args),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "mycelium", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -74,6 +74,11 @@ impl State {
         self.revision = revision;
     }
 
+    /// The current entries without any history. Keys and values are shared.
+    pub fn without_history(&self) -> Self {
+        Self { entries: self.entries.clone(), revision: self.revision, compacted: self.revision, ..Self::default() }
+    }
+
     /// Forgets the events up to and including `revision`.
     pub fn compact(&mut self, revision: Revision) {
         while self.history.front().is_some_and(|event| event.revision <= revision) {

@@ -90,6 +90,7 @@ impl Shared {
 pub struct Store {
     shared: Arc<Shared>,
     writer: Arc<WriterHandle>,
+    seals: Seals,
 }
 
 impl Store {
@@ -115,7 +116,7 @@ impl Store {
     fn start(disk: Disk, state: State, options: Options, path: &Path) -> Result<Self, OpenError> {
         let shared = Shared::new(state);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let kind = options.writer;
+        let (kind, seals) = (options.writer, options.seals.clone());
         let writer = WriterLoop::new(shared.clone(), disk, options);
         let thread = match kind {
             Writer::Thread => {
@@ -128,7 +129,7 @@ impl Store {
                 None
             }
         };
-        Ok(Self { shared, writer: Arc::new(WriterHandle { sender: Some(sender), thread }) })
+        Ok(Self { shared, writer: Arc::new(WriterHandle { sender: Some(sender), thread }), seals })
     }
 
     /// Carries out a transaction: all operations or none, at one revision, on disk when this returns.
@@ -185,6 +186,14 @@ impl Store {
     /// Number of keys that start with `prefix`.
     pub fn count(&self, prefix: &str) -> usize {
         self.shared.read().count(prefix)
+    }
+
+    /// A copy of the store as it is now, a whole store of its own without history, in a nameless file of `folder`; with
+    /// its revision. Writes go on meanwhile. The file is locked until what is returned is closed.
+    pub fn copy(&self, folder: &Path) -> Result<(std::fs::File, Revision), OpenError> {
+        let state = self.shared.read().without_history();
+        let revision = state.revision();
+        Ok((disk::unnamed(folder, state, self.seals.clone())?, revision))
     }
 
     /// Watches the keys that start with `prefix`: every event with a revision greater than `from`.

@@ -272,3 +272,28 @@ fn a_killed_process_loses_no_acknowledged_write() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_copy_is_a_store_of_its_own_at_one_revision() {
+    use std::io::{Read, Seek};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    example(&path).await;
+    let store = open(&path);
+    let (at, before) = (store.revision(), store.range("", None, 0, None).unwrap());
+    let (mut file, revision) = store.copy(dir.path()).unwrap();
+    // Writes go on, and do not reach the copy.
+    store.commit(vec![put("/later", "1")]).await.unwrap();
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    drop(file);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the copy has no name");
+    let other = dir.path().join("other");
+    std::fs::write(&other, bytes).unwrap();
+    let copy = open(&other);
+    assert_eq!((revision, copy.revision(), copy.compacted()), (at, at, at));
+    assert_eq!(format!("{:?}", copy.range("", None, 0, None).unwrap()), format!("{before:?}"));
+    copy.commit(vec![put("/b", "2")]).await.unwrap();
+    assert_eq!(copy.revision(), at + 1);
+}

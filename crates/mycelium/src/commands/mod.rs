@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` and `run`.
 
 pub mod apply;
+pub mod backup;
 pub mod check;
 pub mod delete;
 pub mod describe;
@@ -9,6 +10,7 @@ pub mod exec;
 pub mod get;
 pub mod image;
 pub mod logs;
+pub mod restore;
 pub mod status;
 pub mod up;
 pub mod user;

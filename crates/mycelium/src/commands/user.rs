@@ -88,7 +88,7 @@ fn add(mut args: Add) -> Result<ExitCode> {
     block_on(async {
         let cluster = args.connection.cluster().await?;
         let role = role(&cluster, &args).await?;
-        bind(&cluster, &args, &role).await?;
+        bind(&cluster, &args, role).await?;
         let pki = Pki::load(&keys, sources::real())
             .with_context(|| format!("the keys in {} cannot be used", keys.display()))?;
         let credentials = pki.client_cert(&args.name, &args.group)?;

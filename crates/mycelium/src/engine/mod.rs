@@ -6,6 +6,7 @@
 //! | `instance.rs` | the data directory: its lock, its id, the record of the running engine |
 //! | `preflight.rs` | what the machine must have, and what to do when it has not |
 //! | `keys.rs` | certificates and the kubeconfig, renewed while the engine runs |
+//! | `state.rs` | the state file, and the key of the Secrets in it |
 //! | `start.rs` | the start sequence, and what runs until the end |
 //! | `sources.rs` | the real clock and randomness |
 //! | `bootstrap.rs` | the objects that every cluster has |
@@ -17,3 +18,4 @@ pub mod keys;
 pub mod preflight;
 pub mod sources;
 pub mod start;
+pub mod state;

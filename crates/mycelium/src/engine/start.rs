@@ -21,12 +21,10 @@ use mycelium_api::env::Env;
 use mycelium_apiserver::audit::AuditLog;
 use mycelium_apiserver::auth::Identity;
 use mycelium_apiserver::pki::Pki;
-use mycelium_apiserver::sealing::Sealer;
 use mycelium_apiserver::server::{ApiServer, Config as ApiConfig};
 use mycelium_image::Images;
 use mycelium_net::{NetConfig, Network};
 use mycelium_node::{Node, NodeConfig};
-use mycelium_store::{Options as StoreOptions, Seals, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -36,7 +34,7 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::instance::{Instance, Record};
 use super::keys::AdminConfig;
-use super::{bootstrap, preflight, sources};
+use super::{bootstrap, preflight, sources, state};
 use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
@@ -135,9 +133,7 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 /// Opens the state and the keys, and takes the port.
 fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let env = sources::real();
-    let sealer = Sealer::load_or_create(&instance.path("secrets.key"))?;
-    let options = StoreOptions { seals: Seals::new(sealer), ..StoreOptions::default() };
-    let store = Store::open_file(&instance.path("state"), options)?;
+    let store = state::open(instance.dir())?;
     let revision = store.revision();
     let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
@@ -152,6 +148,7 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
             AuditLog::open(path).with_context(|| format!("the audit log {} cannot be written", path.display()))?;
         settings.audit = Some(log);
     }
+    settings.scratch = instance.dir().to_owned();
     let server = ApiServer::new(settings)?;
     Ok(Api { server, listener, address, env, admin, root_ca, revision })
 }
@@ -299,7 +296,7 @@ fn greet(config: &Config, instance: &Instance, revision: u64, address: SocketAdd
         let all = node.status.as_ref().and_then(|status| status.capacity.as_ref());
         all.and_then(|all| all.get(what)).map(|quantity| quantity.0.clone()).unwrap_or_default()
     };
-    let state = instance.path("state").display().to_string();
+    let state = instance.path(state::FILE).display().to_string();
     let api = format!("https://{}", reachable(address));
     let width = state.len().max(api.len()) + 2;
     println!("store   {state:width$} revision {revision}");

@@ -7,6 +7,7 @@ mod common;
 
 mod access;
 mod adoption;
+mod backup;
 mod check;
 mod cli;
 mod clients;

@@ -37,10 +37,21 @@ fn create(path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
         return Err(OpenError::Locked(path.to_owned()));
     }
     medium.raw().set_len(0).map_err(io)?;
-    let opened = open::fresh(medium, path, seals)?;
+    let opened = open::fresh(medium, path, State::default(), seals)?;
     std::fs::rename(&draft, path).map_err(io)?;
     sync_folder(path).map_err(io)?;
     Ok(opened)
+}
+
+/// A store with this content in a file of `folder` that has no name: it is gone when it is closed.
+pub fn unnamed(folder: &Path, state: State, seals: Seals) -> Result<File, OpenError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let io = |error: io::Error| failed(folder, &error);
+    let file = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io(error.into()))?);
+    let medium = medium(file.try_clone().map_err(io)?).map_err(io)?;
+    drop(open::fresh(medium, folder, state, seals)?);
+    Ok(file)
 }
 
 fn failed(path: &Path, error: &io::Error) -> OpenError {
@@ -64,6 +75,10 @@ fn file(path: &Path, create: bool) -> io::Result<Arc<Medium>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
+    medium(file)
+}
+
+fn medium(file: File) -> io::Result<Arc<Medium>> {
     let for_growth = file.try_clone()?;
     let backend = FileBackend::new(file).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(Medium::new(Growing { backend, file: for_growth }))

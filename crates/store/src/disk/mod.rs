@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use redb::{Builder, Database, ReadableDatabase, TableDefinition};
 
-pub use file::open_path;
+pub use file::{open_path, unnamed};
 pub use medium::Medium;
 pub use open::open;
 

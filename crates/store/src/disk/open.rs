@@ -27,7 +27,7 @@ const REDB_HEADER: u64 = 320;
 pub fn open(medium: Arc<Medium>, path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
     lock(&medium, path)?;
     let len = medium.raw().len().map_err(|error| failed(path, &error))?;
-    if len == 0 { fresh(medium, path, seals) } else { existing(medium, path, seals) }
+    if len == 0 { fresh(medium, path, State::default(), seals) } else { existing(medium, path, seals) }
 }
 
 /// Takes the lock.
@@ -39,15 +39,15 @@ pub fn lock(medium: &Medium, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Makes an empty store on an empty medium.
-pub fn fresh(medium: Arc<Medium>, path: &Path, seals: Seals) -> Result<(Disk, State), OpenError> {
-    let make = || -> Result<Database, redb::Error> {
+/// Makes a store with this content on an empty medium.
+pub fn fresh(medium: Arc<Medium>, path: &Path, state: State, seals: Seals) -> Result<(Disk, State), OpenError> {
+    let make = || -> Result<(Database, Meta), redb::Error> {
         let database = builder().create_with_backend(medium.handle())?;
-        super::rewrite(&database, &State::default(), &seals)?;
-        Ok(database)
+        let meta = super::rewrite(&database, &state, &seals)?;
+        Ok((database, meta))
     };
-    let database = make().map_err(|error| failed(path, &error))?;
-    Ok((Disk { medium, database: Some(database), meta: Meta::default(), seals }, State::default()))
+    let (database, meta) = make().map_err(|error| failed(path, &error))?;
+    Ok((Disk { medium, database: Some(database), meta, seals }, state))
 }
 
 /// Opens a store that should be there.
