@@ -51,8 +51,11 @@ async fn ensure(
     let table = server.table();
     let resource = table.get(group, "v1", name).ok_or(ApiError::NoSuchPath)?;
     let object_name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if server.store.get(&resource.key("", object_name)).is_some() {
-        return Ok(());
+    if let Some(entry) = server.store.get(&resource.key("", object_name)) {
+        return match name {
+            "clusterroles" => roles::reconcile(server, &entry, &object).await,
+            _ => Ok(()),
+        };
     }
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind());

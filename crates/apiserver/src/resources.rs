@@ -124,7 +124,8 @@ impl Resource {
 
     /// Whether requests see the stored bytes as they are.
     pub fn is_storage_version(&self) -> bool {
-        self.storage_version == self.version() && self.group() != "events.k8s.io"
+        let mixed = self.custom.as_ref().is_some_and(|custom| custom.mixed);
+        self.storage_version == self.version() && self.group() != "events.k8s.io" && !mixed
     }
 
     /// Whether this is the core resource `name`.

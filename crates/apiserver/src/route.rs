@@ -16,7 +16,7 @@ use crate::media::Accept;
 use crate::request::{self, Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::Inner;
-use crate::{authn, compress, discovery, openapi, read, review, snapshot, streams, write};
+use crate::{authn, compress, discovery, dynamic, openapi, read, review, snapshot, streams, write};
 
 /// A request about a resource, as its handler sees it.
 pub struct Context<'a> {
@@ -114,6 +114,11 @@ async fn answer(
     }
     allowed(resource, &path, verb)?;
     if streams::is_stream(&path) {
+        let (warnings, notes) = (Warnings::default(), trail.map(|trail| &trail.notes));
+        let (headers, accept) = (request.headers(), Accept::JSON);
+        let (path, query, warnings, who) = (&path, &query, &warnings, &who);
+        dynamic::connect(&Context { server, who, resource, path, query, headers, accept, warnings, notes }).await?;
+        let path = path.clone();
         return streams::forward(server, resource, &path, request).await;
     }
     let accept = Accept::parse(request.headers())?;

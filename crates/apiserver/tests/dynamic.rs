@@ -227,3 +227,27 @@ async fn policies_deny_warn_and_take_parameters() {
     assert!(refused.message().contains("undeclared reference to 'nonsense'"), "{}", refused.message());
     refused.expect(422);
 }
+
+#[tokio::test]
+async fn connections_are_refused_and_types_are_told() {
+    let (api, hooks) = (local().await, hooks().await);
+    let rules =
+        json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/attach"], "operations": ["CONNECT"]}]);
+    configure(&api, "validating", "attach", &hooks, "deny", json!({ "rules": rules })).await;
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a", "image": "a"}]}});
+    api.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    let refused = api.get("/api/v1/namespaces/default/pods/a/attach?stdin=true").await;
+    assert_eq!(refused.message(), "admission webhook \"attach.example.com\" denied the request: a is not wanted");
+    let policy = json!({"metadata": {"name": "typed"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}]},
+        "validations": [{"expression": "object.spec.replicas > '1'"}, {"expression": "object.spec.template.spec.containers.all(c, c.image != '')"}]}});
+    let made = api.post(&format!("{GROUP}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let warnings = &made["status"]["typeChecking"]["expressionWarnings"];
+    assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{made}");
+    assert_eq!(warnings[0]["fieldRef"], "spec.validations[0].expression");
+    let text = warnings[0]["warning"].as_str().unwrap_or_default();
+    assert!(
+        text.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_'"),
+        "{text}"
+    );
+}

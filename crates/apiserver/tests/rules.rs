@@ -180,3 +180,30 @@ async fn names_are_given_once() {
     api.get("/apis/forest.example.com/v1/namespaces/default/shrubs").await.expect(404);
     api.delete(&format!("{DEFINITIONS}/trees.forest.example.com")).await.expect(200);
 }
+
+#[tokio::test]
+async fn every_version_shows_every_object() {
+    let api = local().await;
+    let mut definition = definition(json!({"type": "object"}));
+    api.post(DEFINITIONS, &definition).await.expect(201);
+    api.post(OBJECTS, &json!({"metadata": {"name": "old"}})).await.expect(201);
+    // A second version, in which objects are stored from now on.
+    let mut second = definition["spec"]["versions"][0].take();
+    let mut first = second.clone();
+    (first["storage"], second["name"]) = (json!(false), json!("v2"));
+    let versions = json!({"spec": {"versions": [first, second]}});
+    let changed = api.patch(&format!("{DEFINITIONS}/trees.forest.example.com"), "merge", &versions).await.expect(200);
+    assert_eq!(changed["status"]["storedVersions"], json!(["v1", "v2"]));
+    let newer = OBJECTS.replace("/v1/", "/v2/");
+    api.post(OBJECTS, &json!({"metadata": {"name": "new"}})).await.expect(201);
+    for (path, version) in [(OBJECTS, "forest.example.com/v1"), (newer.as_str(), "forest.example.com/v2")] {
+        for name in ["old", "new"] {
+            assert_eq!(api.get(&format!("{path}/{name}")).await.expect(200)["apiVersion"], version, "{name}");
+        }
+        let list = api.get(path).await.expect(200);
+        assert!(
+            list["items"].as_array().is_some_and(|items| items.iter().all(|item| item["apiVersion"] == version)),
+            "{list}"
+        );
+    }
+}

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::rbac::PREFIX;
 use super::{AUTHENTICATED, MASTERS, UNAUTHENTICATED};
 use crate::codec;
+use crate::error::ApiError;
 use crate::server::Inner;
 use mycelium_api::selector::Selector;
-use mycelium_store::{CommitError, Expect, Op};
+use mycelium_store::{CommitError, Entry, Expect, Op};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const TABLE: &str = include_str!("../../data/roles.txt");
@@ -104,6 +105,39 @@ pub fn bindings() -> Vec<Value> {
         bind("system:service-account-issuer-discovery", "Group", &["system:serviceaccounts"]),
         dns,
     ]
+}
+
+/// Brings a role of an older version up to date: what it lacks is added, unless its owner has forbidden that.
+pub async fn reconcile(server: &Inner, entry: &Entry, wanted: &Value) -> Result<(), ApiError> {
+    let mut role = codec::parse_entry(entry)?;
+    if role["metadata"]["annotations"]["rbac.authorization.kubernetes.io/autoupdate"] != "true" {
+        return Ok(());
+    }
+    let before = role.clone();
+    for (key, value) in wanted["metadata"]["labels"].as_object().into_iter().flatten() {
+        role["metadata"]["labels"][key] = value.clone();
+    }
+    if wanted["aggregationRule"].is_object() && role["aggregationRule"].is_null() {
+        role["aggregationRule"] = wanted["aggregationRule"].clone();
+    }
+    let mut rules = role["rules"].as_array().cloned().unwrap_or_default();
+    for rule in wanted["rules"].as_array().into_iter().flatten() {
+        if !rules.contains(rule) {
+            rules.push(rule.clone());
+        }
+    }
+    if !rules.is_empty() {
+        role["rules"] = json!(rules);
+    }
+    if role == before {
+        return Ok(());
+    }
+    let expect = Expect::Revision(entry.mod_revision);
+    match server.commit(vec![Op::Put { key: entry.key.to_string(), value: codec::encode(&role), expect }]).await {
+        // Somebody writes it right now, and so knows better.
+        Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(ApiError::internal(error)),
+    }
 }
 
 /// Writes into each aggregated ClusterRole the rules of the roles it selects. Called after a ClusterRole was written;

@@ -22,6 +22,15 @@ use mycelium_store::{Expect, Op};
 /// The finalizer that lets the server delete the objects first.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// Lets a definition wait for the end of its objects.
+pub fn hold(definition: &mut Value) {
+    let mut finalizers = definition["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        finalizers.push(json!(FINALIZER));
+        definition["metadata"]["finalizers"] = json!(finalizers);
+    }
+}
+
 /// Goes on with the end of every definition that was deleted before the server started.
 pub fn resume(server: &Arc<Inner>) {
     let entries = server.store.range(PREFIX, None, 0, None).map(|page| page.entries).unwrap_or_default();

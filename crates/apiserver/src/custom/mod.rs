@@ -42,6 +42,8 @@ pub struct Custom {
     pub patterns: validate::Patterns,
     /// Its rules in CEL.
     pub rules: Option<rules::Rules>,
+    /// Whether objects may lie in the store in another version than the one they are now stored in.
+    pub mixed: bool,
     /// Fields that objects can be selected by.
     pub selectable: Vec<String>,
     /// Where the scale subresource finds what it shows: wanted replicas, replicas there are, selector.
@@ -94,11 +96,12 @@ fn compile(definition: &Value) -> Vec<Arc<Resource>> {
     let Some(storage) = storage else { return Vec::new() };
     versions.retain(|v| v["served"] == true);
     versions.sort_by_key(|v| Reverse(version_rank(v["name"].as_str().unwrap_or_default())));
-    let one = |(index, version): (usize, &&Value)| Arc::new(resource(spec, version, index == 0, storage));
+    let mixed = definition["status"]["storedVersions"].as_array().is_some_and(|stored| stored.len() > 1);
+    let one = |(index, version): (usize, &&Value)| Arc::new(resource(spec, version, index == 0, storage, mixed));
     versions.iter().enumerate().map(one).collect()
 }
 
-fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'static str) -> Resource {
+fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'static str, mixed: bool) -> Resource {
     let names = &spec["names"];
     let group = keep(spec["group"].as_str().unwrap_or_default());
     let name = keep(version["name"].as_str().unwrap_or_default());
@@ -137,6 +140,7 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
     let custom = Custom {
         patterns: document.as_ref().map(validate::Patterns::of).unwrap_or_default(),
         rules: document.as_ref().and_then(rules::Rules::of),
+        mixed,
         selectable: version["selectableFields"]
             .as_array()
             .into_iter()

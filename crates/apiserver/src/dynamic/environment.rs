@@ -1,6 +1,6 @@
 //! What expressions see of a request: the objects, the request, the namespace, and who may do what.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mycelium_cel::{Bindings, Host, Value as Cel};
 use serde_json::{Value, json};
@@ -8,6 +8,12 @@ use serde_json::{Value, json};
 use super::{Write, matching};
 use crate::auth::Identity;
 use crate::auth::rbac::{Attributes, Rules};
+
+/// What all objects share that is more than JSON: times.
+static TIMES: LazyLock<Value> = LazyLock::new(|| {
+    let time = json!({"type": "string", "format": "date-time"});
+    json!({"properties": {"metadata": {"properties": {"creationTimestamp": time, "deletionTimestamp": time}}}})
+});
 
 /// Everything that names in an expression stand for.
 pub struct Environment {
@@ -31,6 +37,7 @@ impl Environment {
         let verb = match write.operation {
             "CREATE" => "create",
             "DELETE" => "delete",
+            "CONNECT" => "connect",
             _ => "update",
         };
         let own = Attributes {
@@ -57,10 +64,10 @@ impl Environment {
     /// The names and what they stand for.
     pub fn bindings(&self) -> Bindings<'_> {
         let mut bindings = Bindings::default();
-        bindings.set("object", Cel::json(&self.object, None));
-        bindings.set("oldObject", Cel::json(&self.old, None));
+        bindings.set("object", Cel::json(&self.object, Some(&TIMES)));
+        bindings.set("oldObject", Cel::json(&self.old, Some(&TIMES)));
         bindings.set("request", Cel::json(&self.request, None));
-        bindings.set("namespaceObject", Cel::json(&self.namespace, None));
+        bindings.set("namespaceObject", Cel::json(&self.namespace, Some(&TIMES)));
         bindings.set("params", Cel::json(&self.params, None));
         bindings.set("authorizer", Cel::Host(Arc::new(Asking::Authorizer(self.authorizer.clone(), self.own.clone()))));
         bindings
@@ -145,9 +152,4 @@ impl Host for Asking {
             _ => None,
         }
     }
-}
-
-/// Null where there is no object.
-pub fn or_null(object: Option<&Value>) -> Value {
-    object.cloned().unwrap_or(json!(null))
 }

@@ -11,6 +11,7 @@
 //! | [`call`] | one HTTPS request to one of them |
 //! | [`policy`] | validating admission policies |
 //! | [`environment`] | what expressions see of a request |
+//! | [`types`] | expressions against the types of kinds |
 //! | [`definitions`] | what must be right about a policy |
 
 pub mod call;
@@ -18,6 +19,7 @@ pub mod definitions;
 pub mod environment;
 pub mod matching;
 pub mod policy;
+pub mod types;
 pub mod webhooks;
 
 use serde_json::{Value, json};
@@ -46,6 +48,8 @@ pub struct Write<'a> {
     pub dry_run: bool,
     /// Name of the object.
     pub name: String,
+    /// The kind of the object, where it is not the resource's.
+    pub kind: Option<&'static str>,
 }
 
 impl<'a> Write<'a> {
@@ -73,7 +77,7 @@ impl<'a> Write<'a> {
         let (object, old) = (seen(object), seen(old));
         let name = object["metadata"]["name"].as_str().or(old["metadata"]["name"].as_str()).unwrap_or_default();
         let name = name.to_owned();
-        Some(Self { cx, operation, object, old, dry_run, name })
+        Some(Self { cx, operation, object, old, dry_run, name, kind: None })
     }
 
     /// The `request` of an AdmissionReview, without the objects.
@@ -81,6 +85,7 @@ impl<'a> Write<'a> {
         let cx = self.cx;
         let (group, version) = (cx.resource.group(), cx.resource.version());
         let kind = match cx.subresource() {
+            _ if self.kind.is_some() => json!({"group": group, "version": version, "kind": self.kind}),
             Some("scale") => json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}),
             _ => json!({"group": group, "version": version, "kind": cx.resource.kind()}),
         };
@@ -138,4 +143,37 @@ pub async fn validate(
     let Some(write) = Write::new(cx, operation, object, old, dry_run) else { return Ok(()) };
     policy::check(&write)?;
     webhooks::validate(&write).await
+}
+
+/// Lets webhooks and policies refuse a connection to a container, a service or a node.
+pub async fn connect(cx: &Context<'_>) -> Result<(), ApiError> {
+    let kind = match (cx.resource.name(), cx.path.subresource.as_str()) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", "proxy") => "PodProxyOptions",
+        ("services", "proxy") => "ServiceProxyOptions",
+        ("nodes", "proxy") => "NodeProxyOptions",
+        _ => return Ok(()),
+    };
+    let Some(mut write) = Write::new(cx, "CONNECT", None, None, false) else { return Ok(()) };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if cx.query.flag(flag) {
+            options[flag] = json!(true);
+        }
+    }
+    if let Some(container) = cx.query.get("container") {
+        options["container"] = json!(container);
+    }
+    let command: Vec<&str> = cx.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    if cx.path.subresource == "proxy" {
+        options["path"] = json!(format!("/{}", cx.path.rest));
+    }
+    (write.object, write.kind, write.name) = (options, Some(kind), cx.path.name.clone());
+    policy::check(&write)?;
+    webhooks::connect(&write).await
 }

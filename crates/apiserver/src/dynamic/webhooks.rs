@@ -51,6 +51,14 @@ pub async fn mutate(
     Ok(())
 }
 
+/// Asks all webhooks about a connection: none can change it.
+pub async fn connect(write: &Write<'_>) -> Result<(), ApiError> {
+    for (configuration, hook) in hooks(write.cx, "mutatingwebhookconfigurations")? {
+        ask(write, &configuration, &hook).await?;
+    }
+    validate(write).await
+}
+
 /// Asks the validating webhooks, all at once; the first that refuses decides.
 pub async fn validate(write: &Write<'_>) -> Result<(), ApiError> {
     let hooks = hooks(write.cx, "validatingwebhookconfigurations")?;

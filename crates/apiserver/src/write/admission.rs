@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::auth::escalation;
 use crate::codec;
 use crate::custom::{definition, ending};
+use crate::dynamic::types;
 use crate::error::{ApiError, Subject};
 use crate::route::Context;
 
@@ -38,14 +39,11 @@ pub fn create(cx: &Context<'_>, object: &mut Value) -> Result<Vec<Op>, ApiError>
 pub fn prepared(cx: &Context<'_>, object: &mut Value) {
     if cx.resource.kind() == "CustomResourceDefinition" {
         definition::establish(&cx.server.store, object, None, &cx.server.env.now_rfc3339());
-        let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-        if !finalizers.iter().any(|finalizer| finalizer == ending::FINALIZER) {
-            finalizers.push(json!(ending::FINALIZER));
-        }
-        object["metadata"]["finalizers"] = json!(finalizers);
+        ending::hold(object);
     }
     if cx.resource.kind() == "ValidatingAdmissionPolicy" {
-        object["status"] = json!({"observedGeneration": 1, "typeChecking": {}});
+        let found = types::checked(&cx.server.table(), &object["spec"]);
+        object["status"] = json!({"observedGeneration": 1, "typeChecking": found});
     }
     if cx.resource.name() == "certificatesigningrequests" {
         object["spec"]["username"] = json!(cx.who.user);
@@ -60,6 +58,9 @@ pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), A
     }
     if cx.resource.kind() == "ValidatingAdmissionPolicy" && cx.subresource().is_none() {
         object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
+        if object["spec"] != old["spec"] {
+            object["status"]["typeChecking"] = types::checked(&cx.server.table(), &object["spec"]);
+        }
     }
     if cx.resource.is_core("persistentvolumeclaims") && cx.subresource().is_none() {
         limit_claim(cx, object)?;

@@ -31,6 +31,9 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Objects of a collection that are deleted at the same time.
 const AT_ONCE: usize = 64;
 
+/// Namespaces without which no cluster is one.
+const LASTING: [&str; 3] = ["default", "kube-system", "kube-public"];
+
 /// The kinds whose deletion answers with the object rather than a Status.
 const ANSWER_OBJECT: [&str; 17] = [
     "csidrivers",
@@ -207,6 +210,9 @@ async fn delete_one(
         let entry = cx.server.store.get(&key).ok_or_else(|| ApiError::NotFound(cx.subject_named(name)))?;
         let mut object = codec::parse_entry(&entry)?;
         check_preconditions(cx, name, &object, options)?;
+        if cx.resource.is_core("namespaces") && LASTING.contains(&name) {
+            return Err(ApiError::forbidden(cx.subject_named(name), "this namespace may not be deleted"));
+        }
         webhooks::mutate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
         dynamic::validate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
         let gone = begin(cx, &mut object, options);
@@ -259,6 +265,9 @@ fn check_preconditions(cx: &Context<'_>, name: &str, object: &Value, options: &D
 fn begin(cx: &Context<'_>, object: &mut Value, options: &DeleteOptions) -> bool {
     if let Some(policy) = options.propagation.as_deref() {
         set_propagation(object, policy);
+    }
+    if cx.resource.kind() == "CustomResourceDefinition" {
+        ending::hold(object);
     }
     let grace = grace_seconds(cx.resource, object, options);
     let held = !finalizers(object).is_empty() || has_spec_finalizers(object);
