@@ -138,8 +138,8 @@ async fn answer(
     };
     let answer = match verb {
         "watch" => return read::watch::watch(&cx),
-        "get" => read::get::get(&cx),
-        "list" => read::list::list(&cx),
+        "get" => read::get::get(&cx).await,
+        "list" => read::list::list(&cx).await,
         _ => {
             let body = crate::body::read(body).await?;
             with_warnings(&warnings, mutate(&cx, verb, body).await)

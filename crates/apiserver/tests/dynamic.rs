@@ -81,6 +81,23 @@ fn answer(path: &str, review: &Value) -> Option<String> {
     };
     Some(match path.split('?').next().unwrap_or_default() {
         "/hang" => return None,
+        "/convert" => {
+            let wanted = request["desiredAPIVersion"].as_str()?;
+            let convert = |object: &Value| {
+                let mut object = object.clone();
+                object["apiVersion"] = json!(wanted);
+                // In v1 a tree is tall, in v2 it has a size.
+                object["spec"] = match wanted.ends_with("/v2") {
+                    true => json!({"size": {"height": object["spec"]["height"]}}),
+                    false => json!({"height": object["spec"]["size"]["height"]}),
+                };
+                object
+            };
+            let objects: Vec<Value> = request["objects"].as_array()?.iter().map(convert).collect();
+            json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "response": {"uid": request["uid"],
+                "result": {"status": "Success"}, "convertedObjects": objects}})
+            .to_string()
+        }
         "/garbage" => "<html>no</html>".to_owned(),
         "/other" => json!({"kind": "Pod"}).to_string(),
         "/deny" => review(
@@ -250,4 +267,39 @@ async fn connections_are_refused_and_types_are_told() {
         text.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_'"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_webhook_converts_between_versions() {
+    let (api, hooks) = (local().await, hooks().await);
+    let version = |name: &str, storage: bool, spec: Value| {
+        json!({"name": name, "served": true, "storage": storage,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": spec}}}}})
+    };
+    let definition = json!({"metadata": {"name": "trees.forest.example.com"}, "spec": {"group": "forest.example.com",
+        "scope": "Namespaced", "names": {"plural": "trees", "kind": "Tree"},
+        "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig":
+            {"url": format!("https://localhost:{}/convert", hooks.port), "caBundle": hooks.bundle}}},
+        "versions": [version("v1", true, json!({"height": {"type": "integer", "maximum": 100}})),
+            version("v2", false, json!({"size": {"type": "object", "properties": {"height": {"type": "integer"}}}}))]}});
+    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
+    let path = |version: &str| format!("/apis/forest.example.com/{version}/namespaces/default/trees");
+    let mut watch = api.open_watch(&format!("{}?watch=1&resourceVersion=0", path("v2"))).await;
+    let made =
+        api.post(&path("v2"), &json!({"metadata": {"name": "a"}, "spec": {"size": {"height": 3}}})).await.expect(201);
+    assert_eq!(
+        (&made["apiVersion"], &made["spec"]),
+        (&json!("forest.example.com/v2"), &json!({"size": {"height": 3}}))
+    );
+    let seen = watch.next().await.expect("an event");
+    assert_eq!(seen["object"]["spec"], json!({"size": {"height": 3}}), "{seen}");
+    assert_eq!(api.get(&format!("{}/a", path("v1"))).await.expect(200)["spec"], json!({"height": 3}));
+    let change = json!({"spec": {"size": {"height": 5}}});
+    let changed = api.patch(&format!("{}/a", path("v2")), "merge", &change).await.expect(200);
+    assert_eq!((&changed["spec"], &changed["metadata"]["generation"]), (&change["spec"], &json!(2)));
+    assert_eq!(api.get(&path("v1")).await.expect(200)["items"][0]["spec"], json!({"height": 5}));
+    assert_eq!(api.get(&path("v2")).await.expect(200)["items"][0]["spec"], change["spec"]);
+    api.delete(&format!("{}/a", path("v2"))).await.expect(200);
+    assert_eq!(watch.next().await.expect("an event")["type"], "MODIFIED");
+    assert_eq!(watch.next().await.expect("an event")["object"]["spec"], change["spec"]);
 }

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`columns`] | printer columns and the JSON paths they show |
+//! | [`conversion`] | between versions, by a webhook |
 //! | [`definition`] | what the server fills into a definition |
 //! | [`ending`] | the end of a definition |
 //! | [`rules`] | rules in CEL |
@@ -10,6 +11,7 @@
 //! | [`validate`] | defaults and validation by an OpenAPI schema |
 
 pub mod columns;
+pub mod conversion;
 pub mod definition;
 pub mod ending;
 pub mod rules;
@@ -42,6 +44,8 @@ pub struct Custom {
     pub patterns: validate::Patterns,
     /// Its rules in CEL.
     pub rules: Option<rules::Rules>,
+    /// Where the webhook is that converts between versions, if one does.
+    pub conversion: Option<Value>,
     /// Whether objects may lie in the store in another version than the one they are now stored in.
     pub mixed: bool,
     /// Fields that objects can be selected by.
@@ -140,6 +144,8 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
     let custom = Custom {
         patterns: document.as_ref().map(validate::Patterns::of).unwrap_or_default(),
         rules: document.as_ref().and_then(rules::Rules::of),
+        conversion: (spec["conversion"]["strategy"] == "Webhook")
+            .then(|| spec["conversion"]["webhook"]["clientConfig"].clone()),
         mixed,
         selectable: version["selectableFields"]
             .as_array()

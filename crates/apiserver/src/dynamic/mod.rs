@@ -34,6 +34,11 @@ use crate::write::update;
 const SERVER: &str = "system:apiserver";
 const GROUP: &str = "admissionregistration.k8s.io";
 
+/// Whether a request is the server's own upkeep.
+pub fn is_upkeep(cx: &Context<'_>) -> bool {
+    cx.who.user == SERVER
+}
+
 /// A write as webhooks and policies see it.
 pub struct Write<'a> {
     /// The request.
@@ -65,7 +70,7 @@ impl<'a> Write<'a> {
             && ["webhookconfigurations", "policies", "policybindings"]
                 .iter()
                 .any(|end| cx.resource.name().ends_with(end));
-        if cx.who.user == SERVER || own || !exists(cx) {
+        if is_upkeep(cx) || own || !exists(cx) {
             return None;
         }
         let scale = cx.subresource() == Some("scale");

@@ -11,6 +11,7 @@ use super::shape::{self, Shaper};
 use crate::answer;
 use crate::body::{self, Body};
 use crate::codec;
+use crate::custom::conversion;
 use crate::error::ApiError;
 use crate::media::Shape;
 use crate::resources::Resource;
@@ -37,7 +38,7 @@ pub struct Listed {
 }
 
 /// Answers a list.
-pub fn list(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
+pub async fn list(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
     if !cx.resource.stored() {
         return empty(cx);
     }
@@ -50,8 +51,14 @@ pub fn list(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
         return Ok(raw(cx.resource, listed.entries, &metadata));
     }
     let mut items = Vec::with_capacity(listed.entries.len());
-    for entry in &listed.entries {
-        items.push(shaper.element(&codec::parse_entry(entry)?));
+    if conversion::is_foreign(cx.resource) && shaper.shape() != Shape::Metadata {
+        let objects = listed.entries.iter().map(codec::parse_entry).collect::<Result<Vec<_>, _>>()?;
+        let objects = conversion::all_to_request(cx.server, cx.resource, objects).await?;
+        items.extend(objects.iter().map(|object| shaper.element(object)));
+    } else {
+        for entry in &listed.entries {
+            items.push(shaper.element(&codec::parse_entry(entry)?));
+        }
     }
     let value = match shaper.shape() {
         Shape::Table => shaper.table(items, metadata, true),

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use mycelium_store::Revision;
+use mycelium_store::{Entry, Revision};
 use serde_json::{Value, json};
 
 use crate::answer;
 use crate::body::Body;
 use crate::codec;
+use crate::custom::conversion;
 use crate::error::ApiError;
 use crate::media::{Accept, Shape};
 use crate::resources::Resource;
@@ -109,6 +110,14 @@ pub fn to_request_version(resource: &Resource, mut object: Value) -> Value {
         mycelium_kinds::convert::to_version(&mut object, resource.group(), resource.version());
     }
     object
+}
+
+/// Answers one stored object, converted if need be.
+pub async fn answer(cx: &Context<'_>, code: StatusCode, entry: &Entry) -> Result<Response<Body>, ApiError> {
+    if !conversion::is_foreign(cx.resource) {
+        return stored(cx, code, &entry.value, entry.mod_revision);
+    }
+    parsed(cx, code, conversion::to_request(cx.server, cx.resource, codec::parse_entry(entry)?).await?)
 }
 
 /// Answers one stored value.

@@ -8,6 +8,7 @@
 //! version needs it, and then once for all watchers. A client that reads too slowly fills the store's bounded queue and
 //! gets a 410.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::shape::Shaper;
 use crate::answer;
 use crate::body::{self, Body};
 use crate::codec;
+use crate::custom::conversion;
 use crate::error::ApiError;
 use crate::media::{Accept, Shape};
 use crate::metrics::WatchGauge;
@@ -62,6 +64,7 @@ pub fn watch(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
             include: cx.query.get("includeObject").map(str::to_owned),
             filter,
             columns_sent: false,
+            converted: BTreeMap::new(),
         },
         initial: start.initial.into_iter(),
         initial_end: start.initial_end,
@@ -134,6 +137,13 @@ impl Feed {
             return None;
         }
         let mut out = Vec::new();
+        if conversion::is_foreign(&self.writer.resource) {
+            let initial = self.initial.as_slice().iter().map(|entry| (entry, entry.mod_revision)).collect();
+            if let Err(error) = self.writer.convert(initial).await {
+                self.fail(&error, &mut out);
+                return Some(Bytes::from(out));
+            }
+        }
         self.write_initial(&mut out);
         while out.is_empty() {
             let wake_at = self.bookmarks.map_or(self.deadline, |at| at.min(self.deadline));
@@ -147,6 +157,18 @@ impl Feed {
             };
             match woken {
                 Woken::End | Woken::Events(Err(WatchError::Closed)) => return None,
+                Woken::Events(Ok(events)) if conversion::is_foreign(&self.writer.resource) => {
+                    let shown = |event: &'_ Arc<Event>| match (&event.kind, &event.prev) {
+                        (EventKind::Delete, Some(prev)) => (prev.clone(), event.revision),
+                        _ => (event.entry.clone(), event.revision),
+                    };
+                    let shown: Vec<(Entry, Revision)> = events.iter().map(shown).collect();
+                    match self.writer.convert(shown.iter().map(|(entry, at)| (entry, *at)).collect()).await {
+                        Ok(()) => self.write_events(&events, &mut out),
+                        Err(error) => self.fail(&error, &mut out),
+                    }
+                    self.writer.converted.clear();
+                }
                 Woken::Events(Ok(events)) => self.write_events(&events, &mut out),
                 Woken::Events(Err(WatchError::Lagged)) => self.fail(&lagged(self.watch.revision()), &mut out),
                 Woken::Bookmark => {
@@ -201,12 +223,28 @@ struct Writer {
     include: Option<String>,
     filter: Filter,
     columns_sent: bool,
+    /// What a webhook has made of the objects that are about to be written, by key and revision.
+    converted: BTreeMap<(Arc<str>, Revision), Value>,
 }
 
 impl Writer {
     fn parsed(&self, entry: &Entry, revision: Revision) -> Result<Arc<Value>, ApiError> {
         let cache: &Parsed = &self.server.parsed;
         cache.get(&entry.key, &entry.value, revision)
+    }
+
+    /// Has a webhook convert what is about to be written, where one does.
+    async fn convert(&mut self, entries: Vec<(&Entry, Revision)>) -> Result<(), ApiError> {
+        if !conversion::is_foreign(&self.resource) || self.accept.shape == Shape::Metadata {
+            return Ok(());
+        }
+        let missing: Vec<_> =
+            entries.into_iter().filter(|(entry, at)| !self.converted.contains_key(&(entry.key.clone(), *at))).collect();
+        let objects =
+            missing.iter().map(|(entry, at)| codec::parse(&entry.value, *at)).collect::<Result<Vec<_>, _>>()?;
+        let objects = conversion::all_to_request(&self.server, &self.resource, objects).await?;
+        self.converted.extend(missing.into_iter().map(|(entry, at)| (entry.key.clone(), at)).zip(objects));
+        Ok(())
     }
 
     fn passes(&self, entry: &Entry) -> Result<bool, ApiError> {
@@ -247,7 +285,10 @@ impl Writer {
             out.extend_from_slice(b"}\n");
             return Ok(());
         }
-        let object = self.parsed(entry, revision)?;
+        let object = match self.converted.remove(&(entry.key.clone(), revision)) {
+            Some(converted) => Arc::new(converted),
+            None => self.parsed(entry, revision)?,
+        };
         let shaper = self.shaper();
         let mut shown = shaper.element(&object);
         if self.accept.shape == Shape::Table {

@@ -15,6 +15,7 @@ use super::update::Ownership;
 use super::validating;
 use crate::body::Body;
 use crate::codec;
+use crate::custom::conversion;
 use crate::dynamic::{self, webhooks};
 use crate::error::{ApiError, Cause};
 use crate::quota::{self, ChargeError, Limits};
@@ -33,7 +34,7 @@ pub async fn create(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, Api
     let (object, warnings) = decode::object(cx, body, &Expected::of(cx), options.validation)?;
     cx.warnings.extend(warnings);
     let entry = object_from(cx, object, &options, Ownership::Update).await?;
-    shape::stored(cx, StatusCode::CREATED, &entry.value, entry.mod_revision)
+    shape::answer(cx, StatusCode::CREATED, &entry).await
 }
 
 /// Creates a decoded object in the request's version.
@@ -139,6 +140,12 @@ async fn finish(
                 value
             }
         };
+        let value = if conversion::is_foreign(resource) {
+            let object = codec::parse(&value, 0)?;
+            codec::encode(&conversion::to_storage(cx.server, resource, object).await?)
+        } else {
+            value
+        };
         let mut ops = vec![Op::Put { key: key.clone(), value, expect: Expect::Absent }];
         ops.extend(namespace_guard(cx, &name)?);
         ops.extend(more.iter().cloned());
@@ -208,7 +215,8 @@ fn exists(cx: &Context<'_>, name: &str, current: Option<&Entry>) -> ApiError {
 /// The object in storage version.
 pub fn to_storage(cx: &Context<'_>, mut object: Value) -> Value {
     let resource = cx.resource;
-    if !resource.is_storage_version() {
+    // A webhook converts at the very end.
+    if !resource.is_storage_version() && !conversion::is_foreign(resource) {
         let group = if resource.group() == "events.k8s.io" { "" } else { resource.group() };
         mycelium_kinds::convert::to_version(&mut object, group, resource.storage_version);
     }

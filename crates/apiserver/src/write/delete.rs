@@ -14,7 +14,7 @@ use super::services;
 use crate::answer;
 use crate::body::Body;
 use crate::codec;
-use crate::custom::{definition, ending};
+use crate::custom::{conversion, definition, ending};
 use crate::dynamic::{self, webhooks};
 use crate::error::{ApiError, Subject};
 use crate::read::filter::Filter;
@@ -142,7 +142,8 @@ pub async fn delete(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, Api
     let options = DeleteOptions::parse(cx, body)?;
     let deleted = delete_named(cx, &cx.path.namespace, &cx.path.name, &options).await?;
     if !deleted.gone || ANSWER_OBJECT.contains(&cx.resource.name()) {
-        return shape::parsed(cx, StatusCode::OK, deleted.object);
+        let object = conversion::to_request(cx.server, cx.resource, deleted.object).await?;
+        return shape::parsed(cx, StatusCode::OK, object);
     }
     let mut details = json!({"name": cx.path.name, "kind": cx.resource.name(),
         "uid": deleted.object["metadata"]["uid"]});
@@ -181,7 +182,10 @@ fn delete_listed<'a>(
         let object = codec::parse_entry(entry)?;
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         match delete_named(cx, text("namespace"), text("name"), options).await {
-            Ok(deleted) => Ok(Some(shape::to_request_version(cx.resource, deleted.object))),
+            Ok(deleted) => {
+                let object = conversion::to_request(cx.server, cx.resource, deleted.object).await?;
+                Ok(Some(shape::to_request_version(cx.resource, object)))
+            }
             Err(ApiError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -213,8 +217,14 @@ async fn delete_one(
         if cx.resource.is_core("namespaces") && LASTING.contains(&name) {
             return Err(ApiError::forbidden(cx.subject_named(name), "this namespace may not be deleted"));
         }
-        webhooks::mutate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
-        dynamic::validate(cx, "DELETE", None, Some(&object), options.dry_run).await?;
+        if dynamic::is_upkeep(cx) {
+            // The end of a definition must not wait for what it configured.
+        } else if conversion::is_foreign(cx.resource) {
+            let seen = conversion::to_request(cx.server, cx.resource, object.clone()).await?;
+            admit(cx, &seen, options).await?;
+        } else {
+            admit(cx, &object, options).await?;
+        }
         let gone = begin(cx, &mut object, options);
         if options.dry_run {
             return Ok(Deleted { object, gone });
@@ -240,6 +250,12 @@ async fn delete_one(
             Err(error) => return Err(commit_failure(error)),
         }
     }
+}
+
+/// Asks those who may refuse a deletion.
+async fn admit(cx: &Context<'_>, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    webhooks::mutate(cx, "DELETE", None, Some(object), options.dry_run).await?;
+    dynamic::validate(cx, "DELETE", None, Some(object), options.dry_run).await
 }
 
 fn check_preconditions(cx: &Context<'_>, name: &str, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {

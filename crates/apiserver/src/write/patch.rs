@@ -53,8 +53,8 @@ pub async fn patch(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     })
     .await?;
     match cx.subresource() {
-        Some("scale") => update::scale_answer(cx, &entry),
-        _ => shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision),
+        Some("scale") => update::scale_answer(cx, &entry).await,
+        _ => shape::answer(cx, StatusCode::OK, &entry).await,
     }
 }
 
@@ -198,7 +198,7 @@ async fn apply(cx: &Context<'_>, body: &[u8], options: &WriteOptions) -> Result<
         )));
     }
     let (code, entry) = apply_or_create(cx, &config, &faults, options).await?;
-    shape::stored(cx, code, &entry.value, entry.mod_revision)
+    shape::answer(cx, code, &entry).await
 }
 
 /// The configuration in a body, and what strict validation dislikes about it.

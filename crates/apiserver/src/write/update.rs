@@ -13,6 +13,7 @@ use super::services::Allocation;
 use super::{admission, delete, validating};
 use crate::body::Body;
 use crate::codec;
+use crate::custom::conversion;
 use crate::dynamic::{self, webhooks};
 use crate::error::ApiError;
 use crate::media::{Accept, Shape};
@@ -49,7 +50,7 @@ pub async fn put(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiErr
     cx.warnings.extend(warnings);
     check_url(cx, &object)?;
     let entry = modify(cx, &options, |_| Ok(Change { object: object.clone(), ownership: Ownership::Update })).await?;
-    shape::stored(cx, StatusCode::OK, &entry.value, entry.mod_revision)
+    shape::answer(cx, StatusCode::OK, &entry).await
 }
 
 async fn put_scale(cx: &Context<'_>, body: &[u8], options: &WriteOptions) -> Result<Response<Body>, ApiError> {
@@ -60,7 +61,7 @@ async fn put_scale(cx: &Context<'_>, body: &[u8], options: &WriteOptions) -> Res
     let entry =
         modify(cx, options, |old| Ok(Change { object: with_scale(cx, old, &scale)?, ownership: Ownership::Update }))
             .await?;
-    scale_answer(cx, &entry)
+    scale_answer(cx, &entry).await
 }
 
 /// The object with the replicas, and the precondition, of a Scale.
@@ -91,8 +92,9 @@ pub fn scale_of(cx: &Context<'_>, object: &Value) -> Value {
 }
 
 /// Answers with the Scale of an object.
-pub fn scale_answer(cx: &Context<'_>, entry: &Entry) -> Result<Response<Body>, ApiError> {
-    let scale = scale_of(cx, &codec::parse_entry(entry)?);
+pub async fn scale_answer(cx: &Context<'_>, entry: &Entry) -> Result<Response<Body>, ApiError> {
+    let object = conversion::to_request(cx.server, cx.resource, codec::parse_entry(entry)?).await?;
+    let scale = scale_of(cx, &object);
     let plain = Context { accept: Accept { shape: Shape::Object, ..cx.accept }, ..*cx };
     shape::value(&plain, StatusCode::OK, &scale)
 }
@@ -143,6 +145,11 @@ pub async fn modify(
     for _ in 0..TRIES {
         let entry = cx.server.store.get(&key).ok_or_else(|| ApiError::NotFound(cx.subject()))?;
         let old = codec::parse_entry(&entry)?;
+        let old = if conversion::is_foreign(cx.resource) {
+            conversion::to_request(cx.server, cx.resource, old).await?
+        } else {
+            old
+        };
         let seen = shape::to_request_version(cx.resource, old.clone());
         let Change { object, ownership } = change(&seen)?;
         let named_revision = precondition(cx, &object, &old)?;
@@ -277,7 +284,11 @@ impl Prepared {
     /// Writes the object, or deletes it when this change released its last finalizer. `None`: somebody was faster,
     /// with the object or with what it was to be given.
     async fn commit(self, cx: &Context<'_>, options: &WriteOptions, entry: &Entry) -> Result<Option<Entry>, ApiError> {
-        let value = codec::encode(&self.object);
+        let value = if conversion::is_foreign(cx.resource) {
+            codec::encode(&conversion::to_storage(cx.server, cx.resource, self.object.clone()).await?)
+        } else {
+            codec::encode(&self.object)
+        };
         let last = delete::is_finished(&self.object);
         let (key, expect) = (entry.key.to_string(), Expect::Revision(entry.mod_revision));
         let ops = if last {
