@@ -15,8 +15,12 @@ use super::lab::{CLIENT, Lab, eventually};
 pub struct Beat {
     /// When it arrived, in seconds since 1970.
     pub at: f64,
+    /// Its number.
+    pub number: u64,
     /// The rounds of work that the guest had done.
     pub rounds: u64,
+    /// The guest's own clock, in microseconds; it stands still while the guest does.
+    pub guest_us: u64,
 }
 
 /// A client that listens until it is dropped.
@@ -54,10 +58,12 @@ impl Beats {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let words: Vec<&str> = line.split(' ').collect();
-                if let [at, _, rounds, _] = words[..]
-                    && let (Ok(at), Ok(rounds)) = (at.parse(), rounds.parse())
+                if let [at, number, rounds, guest_us] = words[..]
+                    && let (Ok(at), Ok(number), Ok(rounds), Ok(guest_us)) =
+                        (at.parse(), number.parse(), rounds.parse(), guest_us.parse())
                 {
-                    all.lock().unwrap_or_else(PoisonError::into_inner).push(Beat { at, rounds });
+                    let beat = Beat { at, number, rounds, guest_us };
+                    all.lock().unwrap_or_else(PoisonError::into_inner).push(beat);
                 }
             }
         });
@@ -83,6 +89,16 @@ impl Beats {
         let heard = self.between(from, f64::MAX);
         let (first, last) = (heard.first().context("nothing was heard")?, heard.last().context("nothing was heard")?);
         Ok((last.rounds - first.rounds) as f64 / (last.at - first.at))
+    }
+
+    /// What happened in a silence that began at this moment, as the guest sees it: packets that were lost, and by how much its
+    /// clock went on.
+    pub fn inside(&self, begun: f64) -> String {
+        let heard = self.between(begun, f64::MAX);
+        let [before, after, ..] = heard[..] else { return String::new() };
+        let (lost, ms) =
+            (after.number.saturating_sub(before.number + 1), after.guest_us.saturating_sub(before.guest_us));
+        format!("{lost} packets lost, {:.1} ms by the guest's clock", ms as f64 / 1e3)
     }
 
     /// The longest silence that ended in a stretch, in milliseconds, and when it began.

@@ -70,13 +70,8 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Option
     beats.go_on()?;
     let (heir, status) = lab.protected(1)?;
     ensure!(heir != victim, "{victim} was killed and still has the guest");
-    let stamp = |text: &str| {
-        let mut events = status["events"].as_array()?.iter().rev();
-        let event = events.find(|event| event["text"].as_str().is_some_and(|said| said.starts_with(text)))?;
-        seconds(&event["time"], cut)
-    };
-    let decided = stamp("takes over").context("no host said that it takes over")?;
-    let runs = stamp("the guest runs here").context("no host said that the guest runs")?;
+    let (decided, _) = event(&status, "takes over", cut).context("no host said that it takes over")?;
+    let (runs, start) = event(&status, "the guest runs here", cut).context("no host said that the guest runs")?;
     if decided < cut {
         eprintln!("    {victim} was not the primary any more when it was killed; not counted");
         return Ok(None);
@@ -90,7 +85,7 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Option
             (runs, format!("the guest runs on {heir}")),
             (heard, "the client hears it".to_owned()),
         ];
-        let picture = svg::failover(
+        let picture = svg::timeline(
             &beats.between(cut - 0.3, heard + 0.3),
             cut,
             &marks,
@@ -99,8 +94,19 @@ fn lose(lab: &mut Lab, beats: &Beats, victim: &str, draw: bool) -> Result<Option
         svg::write("vm-failover.svg", &picture)?;
     }
     let ms = |at: f64| (at - cut) * 1e3;
-    eprintln!("    {victim} to {heir}: decided {:.0}, runs {:.0}, silence {silence:.0} ms", ms(decided), ms(runs));
+    eprintln!(
+        "    {victim} to {heir}: decided {:.0}, runs {:.0}, silence {silence:.0} ms; {start}",
+        ms(decided),
+        ms(runs)
+    );
     Ok(Some(Loss { decided: ms(decided), runs: ms(runs), silence }))
+}
+
+/// When a host's latest event that begins with `text` was, in seconds since 1970 on the day of `near`, and what it says.
+pub fn event(status: &Value, text: &str, near: f64) -> Option<(f64, String)> {
+    let mut events = status["events"].as_array()?.iter().rev();
+    let event = events.find(|event| event["text"].as_str().is_some_and(|said| said.starts_with(text)))?;
+    Some((seconds(&event["time"], near)?, event["text"].as_str()?.to_owned()))
 }
 
 /// The time of day of an RFC 3339 stamp (UTC), on the day of `near`, in seconds since 1970.

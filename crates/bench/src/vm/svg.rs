@@ -116,8 +116,8 @@ pub fn pauses(pauses_ms: &[f64], title: &str) -> String {
     canvas.finish()
 }
 
-/// A failover: what the client heard, and what happened when. Times in seconds since 1970.
-pub fn failover(beats: &[Beat], cut: f64, events: &[(f64, String)], title: &str) -> String {
+/// A failover or a migration: what the client heard, and what happened when. Times in seconds since 1970.
+pub fn timeline(beats: &[Beat], cut: f64, events: &[(f64, String)], title: &str) -> String {
     let last = beats.last().map_or(cut + 1.0, |beat| beat.at);
     let from = beats.first().map_or(cut - 0.2, |beat| beat.at);
     let ms = |at: f64| (at - cut) * 1e3;

@@ -12,31 +12,46 @@ use super::wire::Reader;
 use crate::clock::thread_time;
 
 const BLOCK: usize = 256 << 10;
+/// Room that is made for a content before any of it was read.
+const ROOM_MAX: usize = 64 << 20;
 
 /// Packs what is measured to pay on the link.
 pub struct Packer {
     compressor: Compressor,
-    content: Vec<u8>,
+    block: Vec<u8>,
 }
 
 impl Packer {
     /// Packs by this policy.
     pub fn new(compression: Compression) -> Self {
-        Self { compressor: Compressor::new(compression, thread_time), content: Vec::new() }
+        Self { compressor: Compressor::new(compression, thread_time), block: Vec::new() }
     }
 
     /// Packs these pieces, as one content, for links that carry `link_bytes_per_s`.
     pub fn pack(&mut self, pieces: &[Bytes], link_bytes_per_s: u64) -> Bytes {
-        self.content.clear();
-        pieces.iter().for_each(|piece| self.content.extend_from_slice(piece));
         self.compressor.begin(link_bytes_per_s);
-        let mut out = (self.content.len() as u64).to_le_bytes().to_vec();
-        for block in self.content.chunks(BLOCK) {
-            self.compressor.pack(block, &mut out);
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let mut out = (length as u64).to_le_bytes().to_vec();
+        for piece in pieces {
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(BLOCK - self.block.len()));
+                self.block.extend_from_slice(now);
+                rest = later;
+                if self.block.len() == BLOCK {
+                    self.flush(&mut out);
+                }
+            }
         }
-        // A burst does not keep its room for ever.
-        self.content.shrink_to(4 * BLOCK);
+        if !self.block.is_empty() {
+            self.flush(&mut out);
+        }
         out.into()
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        self.compressor.pack(&self.block, out);
+        self.block.clear();
     }
 }
 
@@ -44,7 +59,7 @@ impl Packer {
 pub fn unpack(blob: &Bytes, max: usize) -> Option<Bytes> {
     let mut reader = Reader::new(blob);
     let length = usize::try_from(u64::from_le_bytes(reader.array()?)).ok().filter(|length| *length <= max)?;
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(length.min(ROOM_MAX));
     while content.len() < length {
         let wanted = BLOCK.min(length - content.len());
         let packed = Packed::read(&mut reader)?;

@@ -4,6 +4,8 @@
 //! is left. Both estimates follow what was measured: on every batch that was packed, and on a sample of a few pages
 //! once per epoch for methods not in use.
 
+use std::cell::RefCell;
+
 use super::PAGE;
 use super::wire::{Reader, put_varint};
 use crate::clock::Clock;
@@ -76,15 +78,23 @@ pub(super) struct Compressor {
     sampled: bool,
     lz4: Estimate,
     zstd: Estimate,
-    context: Option<zstd::bulk::Compressor<'static>>,
-    scratch: Vec<u8>,
+}
+
+/// What a thread packs with. It packs one thing after the other, so one set serves all that it packs.
+#[derive(Default)]
+struct Tools {
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    packed: Vec<u8>,
+}
+
+thread_local! {
+    static TOOLS: RefCell<Tools> = RefCell::default();
 }
 
 impl Compressor {
     pub(super) fn new(policy: Compression, clock: Clock) -> Self {
         let (lz4, zstd) = (Estimate::UNKNOWN, Estimate::UNKNOWN);
-        let scratch = Vec::new();
-        Self { policy, clock, link_ns_per_byte: 0.0, epoch: 0, sampled: false, lz4, zstd, context: None, scratch }
+        Self { policy, clock, link_ns_per_byte: 0.0, epoch: 0, sampled: false, lz4, zstd }
     }
 
     /// A new epoch begins, over a link of this many bytes per second.
@@ -96,21 +106,23 @@ impl Compressor {
 
     /// Appends `bytes` in the form that pays: method, length, content.
     pub(super) fn pack(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let method = self.choose(bytes);
-        let packed = match method {
-            Method::Plain => None,
-            method => self.measured(method, bytes).filter(|length| *length < bytes.len()),
-        };
-        let (method, content) = match packed {
-            Some(length) => (method, &self.scratch[..length]),
-            None => (Method::Plain, bytes),
-        };
-        out.push(method as u8);
-        put_varint(out, content.len() as u64);
-        out.extend_from_slice(content);
+        TOOLS.with_borrow_mut(|tools| {
+            let method = self.choose(bytes, tools);
+            let packed = match method {
+                Method::Plain => None,
+                method => self.measured(method, bytes, tools).filter(|length| *length < bytes.len()),
+            };
+            let (method, content) = match packed {
+                Some(length) => (method, &tools.packed[..length]),
+                None => (Method::Plain, bytes),
+            };
+            out.push(method as u8);
+            put_varint(out, content.len() as u64);
+            out.extend_from_slice(content);
+        });
     }
 
-    fn choose(&mut self, bytes: &[u8]) -> Method {
+    fn choose(&mut self, bytes: &[u8], tools: &mut Tools) -> Method {
         match self.policy {
             _ if bytes.len() < LENGTH_MIN => Method::Plain,
             Compression::Never => Method::Plain,
@@ -118,7 +130,7 @@ impl Compressor {
             Compression::Zstd => Method::Zstd,
             Compression::Auto => {
                 if !std::mem::replace(&mut self.sampled, true) {
-                    self.sample(bytes);
+                    self.sample(bytes, tools);
                 }
                 self.cheapest()
             }
@@ -136,33 +148,33 @@ impl Compressor {
     }
 
     /// Measures the methods that are not in use on a few pages from all over `bytes`.
-    fn sample(&mut self, bytes: &[u8]) {
+    fn sample(&mut self, bytes: &[u8], tools: &mut Tools) {
         let current = self.cheapest();
         let step = (bytes.len() / SAMPLE_PAGES).max(PAGE);
         let sample: Vec<u8> =
             bytes.chunks(step).flat_map(|chunk| chunk.get(..PAGE.min(chunk.len())).unwrap_or(chunk)).copied().collect();
         if current != Method::Lz4 {
-            self.measured(Method::Lz4, &sample);
+            self.measured(Method::Lz4, &sample, tools);
         }
         if current != Method::Zstd && (!self.zstd.known || self.epoch.is_multiple_of(ZSTD_EVERY)) {
-            self.measured(Method::Zstd, &sample);
+            self.measured(Method::Zstd, &sample, tools);
         }
     }
 
-    /// Packs into the scratch buffer, and learns from how that went.
-    fn measured(&mut self, method: Method, bytes: &[u8]) -> Option<usize> {
+    /// Packs, and learns from how that went.
+    fn measured(&mut self, method: Method, bytes: &[u8], tools: &mut Tools) -> Option<usize> {
         let bound =
             lz4_flex::block::get_maximum_output_size(bytes.len()).max(zstd::zstd_safe::compress_bound(bytes.len()));
-        if self.scratch.len() < bound {
-            self.scratch.resize(bound, 0);
+        if tools.packed.len() < bound {
+            tools.packed.resize(bound, 0);
         }
-        if method == Method::Zstd && self.context.is_none() {
-            self.context = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        if method == Method::Zstd && tools.zstd.is_none() {
+            tools.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
         let start = (self.clock)();
         let length = match method {
-            Method::Lz4 => lz4_flex::block::compress_into(bytes, &mut self.scratch).ok()?,
-            _ => self.context.as_mut()?.compress_to_buffer(bytes, &mut self.scratch[..]).ok()?,
+            Method::Lz4 => lz4_flex::block::compress_into(bytes, &mut tools.packed).ok()?,
+            _ => tools.zstd.as_mut()?.compress_to_buffer(bytes, &mut tools.packed[..]).ok()?,
         };
         let ns = (self.clock)().saturating_sub(start).as_nanos() as f64;
         let estimate = if method == Method::Lz4 { &mut self.lz4 } else { &mut self.zstd };

@@ -6,6 +6,7 @@
 //! A frame is valid if both checksums fit. The frames of a file are read up to the first that is not; what follows in
 //! the history is found by term and epoch, so that old frames which were not yet overwritten do no harm.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use super::error::{IoContext, Result};
 use super::{DiskEpoch, Position, Storage};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MJF1");
+/// Parts of a frame are written together up to about this length.
+const GATHERED: usize = 256 << 10;
 const HEAD: usize = 4 + 8 + 8 + 4;
 
 /// The two files.
@@ -60,20 +63,35 @@ impl Journal {
     pub fn append(&mut self, term: u64, epoch: &DiskEpoch) -> Result<()> {
         let body = epoch.encode();
         let len: usize = body.iter().map(Bytes::len).sum();
-        let mut frame = Vec::with_capacity(HEAD + len);
+        let mut frame = Vec::with_capacity((HEAD + len).min(2 * GATHERED));
         frame.extend(MAGIC.to_le_bytes());
         frame.extend((len as u64).to_le_bytes());
         frame.extend(term.to_le_bytes());
         frame.extend(crc32fast::hash(&frame).to_le_bytes());
-        body.iter().for_each(|part| frame.extend_from_slice(part));
         let (file, path) = (Arc::clone(&self.files[self.active]), self.paths[self.active].clone());
         let at = self.lens[self.active];
         if self.uncut {
             file.resize(at).on("cut", &path)?;
             self.uncut = false;
         }
-        file.write(&frame, at).on("append to", &path).inspect_err(|_| self.cut(at))?;
-        self.lens[self.active] += frame.len() as u64;
+        let mut end = at;
+        let mut write = |frame: &mut Vec<u8>| -> io::Result<()> {
+            file.write(frame, end)?;
+            end += frame.len() as u64;
+            frame.clear();
+            Ok(())
+        };
+        let write_all = || -> io::Result<()> {
+            for part in body {
+                frame.extend_from_slice(&part);
+                if frame.len() >= GATHERED {
+                    write(&mut frame)?;
+                }
+            }
+            write(&mut frame)
+        };
+        write_all().on("append to", &path).inspect_err(|_| self.cut(at))?;
+        self.lens[self.active] = end;
         Ok(())
     }
 

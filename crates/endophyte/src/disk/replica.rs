@@ -39,7 +39,7 @@ pub struct ReplicaOptions {
 
 impl Default for ReplicaOptions {
     fn default() -> Self {
-        Self { durable: false, journal_max: 32 << 20, pending_max: 32 << 20 }
+        Self { durable: false, journal_max: 32 << 20, pending_max: 8 << 20 }
     }
 }
 

@@ -100,6 +100,7 @@ impl Core {
     /// what was acknowledged; normally none.
     pub fn new(me: Name, durable: Durable, held: Option<Position>, faults: Faults) -> Self {
         let data = held.map_or(Data::Nothing, |held| Data::Replica { held, gap: false });
+        let durable = if faults.has(Fault::PledgeForgotten) { durable } else { durable.redeemed() };
         // Nobody tells it of a configuration that it has accepted already: it follows that one's primary, if no vote of a
         // later term forbids it.
         let accepted = durable.proposal.as_ref().map(|proposal| &proposal.config);

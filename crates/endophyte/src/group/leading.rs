@@ -7,7 +7,7 @@ use super::core::{Core, Data, Peer, Reign, Role};
 use super::message::Message;
 use super::mutation::{Fault, Faults};
 use super::output::Output;
-use super::types::{Alone, Config, Name, OutputMode, Position, Proposal, Version};
+use super::types::{Alone, Config, Name, OutputMode, Pledge, Position, Proposal, Version};
 
 /// A backup this many epochs behind is not made a holder yet, beside others: release would wait for it.
 const HOLDER_LAG_EPOCHS_MAX: u64 = 2;
@@ -278,6 +278,20 @@ impl Core {
             && reign.released >= Some(sealed.epoch)
     }
 
+    /// Writes the vote for `to` down before the guest is paused, so that [`Self::hand_over`] waits for no disk. Until it is
+    /// given it binds nobody but a member that restarts, whose guest is gone.
+    pub fn pledge(&mut self, to: &Name, out: &mut Vec<Output>) {
+        let pledge = Pledge { term: self.next_term(), to: to.clone() };
+        if self.durable.pledge.as_ref() != Some(&pledge) {
+            self.durable.pledge = Some(pledge);
+            self.persist(out);
+        }
+    }
+
+    fn next_term(&self) -> u64 {
+        self.durable.term.max(self.seen_term) + 1
+    }
+
     /// Gives the term to `to`, whose vote this member is from here on. Only with a paused guest whose last epoch was
     /// sealed.
     pub fn hand_over(&mut self, to: &Name, out: &mut Vec<Output>) -> bool {
@@ -285,10 +299,13 @@ impl Core {
         if !self.can_hand_over(to) {
             return false;
         }
-        let term = self.durable.term.max(self.seen_term) + 1;
+        let term = self.next_term();
         if !self.faults.has(Fault::ReleaseAfterHandOver) {
             self.enter(term, to);
-            self.persist(out);
+            let pledged = self.durable.pledge.take() == Some(Pledge { term, to: to.clone() });
+            if !pledged {
+                self.persist(out);
+            }
             self.role = Role::HandedOver { to: to.clone() };
             self.paused = true;
         }

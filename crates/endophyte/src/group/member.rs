@@ -175,6 +175,8 @@ pub struct Member {
     pending: Option<Pending>,
     pub(super) migration: Option<Migration>,
     pub(super) refusal: Option<Refusal>,
+    /// What was last given to be written.
+    written: Durable,
 }
 
 impl Member {
@@ -189,6 +191,7 @@ impl Member {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         Self {
+            written: durable.clone(),
             core: Core::new(name, durable, held, faults),
             timing,
             now_us,
@@ -560,10 +563,29 @@ impl Member {
         Some(since + self.timing.lease_us)
     }
 
-    /// Passes outputs on, with the release of output made to depend on the lease.
+    /// Passes outputs on, with the release of output made to depend on the lease. All that a step changes is written at
+    /// once, before any of it is said; beside that a guest may start already, since nothing of it is released before.
     fn gate(&mut self, raw: Vec<Output>, out: &mut Vec<Output>) {
+        let durable = raw.iter().rev().find_map(|output| match output {
+            Output::Persist(durable) => Some(durable.clone()),
+            _ => None,
+        });
+        let (later, now) = match durable {
+            Some(durable) if durable.only_settles(&self.written) => (Some(durable), None),
+            durable => (None, durable),
+        };
+        let (starts, rest): (Vec<_>, Vec<_>) =
+            raw.into_iter().partition(|output| matches!(output, Output::StartGuest { .. }));
+        out.extend(starts);
+        out.extend(now.into_iter().inspect(|durable| self.written = durable.clone()).map(Output::Persist));
+        self.pass_on(rest, out);
+        out.extend(later.into_iter().inspect(|durable| self.written = durable.clone()).map(Output::Persist));
+    }
+
+    fn pass_on(&mut self, raw: Vec<Output>, out: &mut Vec<Output>) {
         for output in raw {
             match output {
+                Output::Persist(_) => {}
                 Output::Release { through } => self.pending_release = Some(through),
                 Output::StopGuest => {
                     self.close("another host runs the VM", out);
@@ -717,6 +739,7 @@ impl Member {
         let primary = self.core.is_primary();
         match self.migration.clone() {
             Some(Migration::Converging { to }) if primary && self.core.nearly_held(&to) => {
+                self.core.pledge(&to, out);
                 self.migration = Some(Migration::Pausing { to });
                 out.push(Output::PauseGuest);
             }

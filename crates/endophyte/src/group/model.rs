@@ -71,6 +71,7 @@ enum Action {
     Crash(usize),
     Restart(usize),
     Lose(usize, usize),
+    Pledge(usize, usize),
     HandOver(usize, usize),
 }
 
@@ -116,7 +117,7 @@ impl Model for Group {
         let config = self.config();
         let names = self.names();
         let proposal = Arc::new(Proposal { config: config.clone(), under: Vec::new(), settled: true });
-        let disk = Durable { term: 1, vote: Some(names[0].clone()), proposal: Some(proposal) };
+        let disk = Durable { term: 1, vote: Some(names[0].clone()), proposal: Some(proposal), pledge: None };
         let faults = Faults::only(self.fault);
         let mut members = Vec::new();
         for name in &names {
@@ -183,6 +184,7 @@ impl Model for Group {
                     actions.push(Action::Lose(at, other));
                 }
                 if left.migrations > 0 && core.can_hand_over(name) {
+                    actions.push(Action::Pledge(at, other));
                     actions.push(Action::HandOver(at, other));
                 }
             }
@@ -230,6 +232,10 @@ impl Model for Group {
             Action::Lose(at, other) => {
                 next.left.losses -= 1;
                 next.members[at].as_mut()?.peer_lost(&self.names()[other], &mut out);
+                at
+            }
+            Action::Pledge(at, other) => {
+                next.members[at].as_mut()?.pledge(&self.names()[other], &mut out);
                 at
             }
             Action::HandOver(at, other) => {
@@ -439,6 +445,7 @@ fn visible_faults() -> Vec<(Fault, Group)> {
         (Fault::ReleaseByProposal, witness([1, 1, 0, 1, 0, 0])),
         (Fault::ReleaseAfterHandOver, group(1, 0, Policy::All, Alone::GoOn, How::Automatic, [1, 0, 0, 1, 0, 1])),
         (Fault::ReleaseBeforeSettled, witness([1, 3, 0, 0, 0, 0])),
+        (Fault::PledgeForgotten, group(2, 0, Policy::Majority, Alone::GoOn, How::Automatic, [0, 1, 1, 0, 0, 1])),
         (Fault::BeginsBeforeReleased, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
     ]
 }

@@ -37,12 +37,14 @@ pub enum Fault {
     NoLease,
     /// Members vote although they promised not to.
     PromiseBroken,
+    /// A member that restarts does not know of the vote that it wrote down before it gave it.
+    PledgeForgotten,
 }
 
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 17] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -59,6 +61,7 @@ impl Fault {
         Fault::BeginsBeforeReleased,
         Fault::NoLease,
         Fault::PromiseBroken,
+        Fault::PledgeForgotten,
     ];
 }
 

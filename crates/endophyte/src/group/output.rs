@@ -20,7 +20,7 @@ pub enum Start {
     Cold,
 }
 
-/// An act for the embedder. Carried out in order; what follows a [`Output::Persist`] waits until that is on disk.
+/// An act for the embedder. Begun in order; what follows a [`Output::Persist`] waits until that is on disk.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
     /// Write and sync this state.

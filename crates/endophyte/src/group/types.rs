@@ -223,6 +223,18 @@ pub struct Durable {
     pub vote: Option<Name>,
     /// The newest configuration it accepted. None: it never belonged to a group, and does not vote.
     pub proposal: Option<Arc<Proposal>>,
+    /// A vote of a later term, written before it is given: should this member restart, it has given it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pledge: Option<Pledge>,
+}
+
+/// For whom a member votes in a later term, if anybody: the source of a planned migration for its target.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Pledge {
+    /// The term.
+    pub term: u64,
+    /// The candidate.
+    pub to: Name,
 }
 
 impl Durable {
@@ -232,7 +244,23 @@ impl Durable {
         config.data.extend(backups.iter().cloned());
         config.witnesses.extend(witnesses.iter().cloned());
         let proposal = Proposal { config, under: Vec::new(), settled: true };
-        Self { term: 0, vote: None, proposal: Some(Arc::new(proposal)) }
+        Self { term: 0, vote: None, proposal: Some(Arc::new(proposal)), pledge: None }
+    }
+
+    /// As a member finds it when it starts: a vote that was pledged may have been given.
+    pub(super) fn redeemed(mut self) -> Self {
+        if let Some(Pledge { term, to }) = self.pledge.take().filter(|pledge| pledge.term > self.term) {
+            (self.term, self.vote) = (term, Some(to));
+        }
+        self
+    }
+
+    /// Whether it follows from `before` by nothing but the word that the configuration is settled. That may be lost: a
+    /// majority has the configuration on disk, and whoever counts its votes finds out again.
+    pub(super) fn only_settles(&self, before: &Self) -> bool {
+        let same = |a: &Proposal, b: &Proposal| a.config == b.config && a.settled;
+        let settles = matches!((&self.proposal, &before.proposal), (Some(now), Some(then)) if same(now, then));
+        settles && (self.term, &self.vote, &self.pledge) == (before.term, &before.vote, &before.pledge)
     }
 }
 

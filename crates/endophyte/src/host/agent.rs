@@ -30,6 +30,7 @@ use super::primary::{Captured, Job, Primary, Sent};
 use super::replica::{Incoming, Replica};
 use super::stream::{Outbox, StreamMessage};
 use super::sync::{MemorySync, SyncStep};
+use super::timeline::Timeline;
 use super::{HostError, Place};
 use crate::egress::Mode;
 use crate::group::{Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
@@ -82,6 +83,8 @@ pub(super) enum Event {
     Sent(Sent),
     Paused {
         last: u64,
+        /// When it was told to stop.
+        since: Duration,
     },
     GuestEnded {
         clean: bool,
@@ -166,6 +169,8 @@ pub(super) struct Agent {
     missing_files: BTreeSet<String>,
     /// A sync that was asked for before the copy was prepared.
     early_sync: Option<Incoming>,
+    /// The guest is being handed over.
+    leaving: Option<(u64, Timeline)>,
     /// The last epoch of which all were told that every disk has it.
     disks_settled: u64,
     /// Epochs that not every backup in sync holds yet, with their room in the buffer and their weight.
@@ -237,6 +242,7 @@ impl Agent {
             ended: Some(ended),
             missing_files: BTreeSet::new(),
             early_sync: None,
+            leaving: None,
             disks_settled: 0,
             under_way: VecDeque::new(),
             held: Held::default(),
@@ -302,6 +308,12 @@ impl Agent {
         match output {
             Output::Persist(durable) => self.persist(&durable),
             Output::Send { to, message } => {
+                if matches!(message, Message::HandOver { .. })
+                    && let Some((_, mut timeline)) = self.leaving.take()
+                {
+                    timeline.lap("held there");
+                    self.history.note(&format!("handed over to {to}, the guest stood still for {timeline}"));
+                }
                 if let Some(peer) = self.peers.get(&*to) {
                     peer.group(&message);
                 }
@@ -316,6 +328,7 @@ impl Agent {
             }
             Output::Lease { until_us } => {
                 self.open = true;
+                self.history.opened();
                 self.lease_us = until_us;
             }
             Output::Hold { reason } => {
@@ -481,9 +494,17 @@ impl Agent {
             Event::Sent(sent) if !matches!(self.part, Part::Primary(_)) => self.history.sent(&sent),
             Event::Sent(sent) => {
                 self.history.sent(&sent);
+                if let Some((_, timeline)) = self.leaving.as_mut().filter(|(last, _)| *last == sent.epoch) {
+                    timeline.lap("encoded");
+                }
                 self.under_way.push_back((sent.epoch, sent.room, sent.weight));
             }
-            Event::Paused { last } => self.input(Input::GuestPaused { last }),
+            Event::Paused { last, since } => {
+                let mut timeline = Timeline::since(since);
+                timeline.lap("checkpoint");
+                self.leaving = Some((last, timeline));
+                self.input(Input::GuestPaused { last });
+            }
             Event::GuestEnded { clean } => self.guest_ended(clean),
             Event::GuestFailed { reason } => self.guest_failed(&reason),
             Event::Arrived(at) => self.input(Input::EpochHeld(at)),
@@ -696,8 +717,11 @@ impl Agent {
     fn started(&mut self, primary: Result<Primary, HostError>) {
         match primary {
             Ok(primary) if self.member.live_since().is_some() => {
-                self.history.started();
+                self.history.started(&primary.timeline);
                 self.part = Part::Primary(primary);
+                if self.open {
+                    self.history.opened();
+                }
                 self.protected = None;
                 self.invite_all();
                 self.adjust();

@@ -13,11 +13,14 @@ use super::held::Held;
 use super::primary::{self, Primary};
 use super::replica::{Parts as ReplicaParts, Replica};
 use super::status::Status;
+use super::timeline::Timeline;
 use super::{HostError, Place};
 use crate::disk::{BlockServer, Disk, Replica as DiskReplica, ReplicaOptions};
 use crate::egress::{Limits, Mode, Nic, NicConfig, Port};
 use crate::group::{Alone, OutputMode, Policy, Position, Rules};
-use crate::machine::{Boot, GuestMemory, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart};
+use crate::machine::{
+    Boot, Checkpointer, GuestMemory, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart,
+};
 use crate::throttle::Shares;
 
 /// The kernel that a machine boots, in its folder.
@@ -185,7 +188,8 @@ pub fn stand_by(assembly: &Assembly) -> Result<Standby, HostError> {
     let card = assembly.card()?;
     let memory = GuestMemory::create(&config.ram_path, config.memory_bytes)?;
     let machine = Machine::start_with(&config, MachineStart::Paused, &memory)?;
-    let parts = ReplicaParts { vm: assembly.place.vm.clone(), memory, machine, disk, blank };
+    let checkpointer = Checkpointer::standing_by(machine)?;
+    let parts = ReplicaParts { vm: assembly.place.vm.clone(), memory, checkpointer, disk, blank };
     Ok(Standby { parts, card })
 }
 
@@ -207,18 +211,22 @@ pub async fn promote(
     from: Position,
     events: mpsc::UnboundedSender<Event>,
 ) -> Result<Primary, HostError> {
+    let mut timeline = Timeline::start();
     let taken = replica.take(from).await?;
+    timeline.lap("copy");
     let assembly = Arc::clone(assembly);
     let go_on = move || {
-        let ReplicaParts { machine, disk, blank, .. } = taken.parts;
+        let ReplicaParts { checkpointer, disk, blank, .. } = taken.parts;
         drop(blank);
         // The thread that filled it has ended, so nobody else has it.
         let replica = disk.map(|disk| Arc::into_inner(disk).ok_or(HostError::ReplicaGone)).transpose()?;
         let disk = replica.map(|replica| assembly.serve(replica.into_disk()?)).transpose()?;
+        timeline.lap("disk");
         card.restore(taken.learned);
         card.set_mode(AT_FIRST);
-        let parts = primary::Parts { machine, disk, nic: Arc::clone(&card), devices: Some(taken.devices) };
-        let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events)?;
+        timeline.lap("card");
+        let parts = primary::Parts { checkpointer, disk, nic: Arc::clone(&card), devices: Some(taken.devices) };
+        let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events, timeline)?;
         card.announce();
         Ok(primary)
     };
@@ -235,6 +243,9 @@ pub fn boot(assembly: &Assembly, term: u64, events: mpsc::UnboundedSender<Event>
     card.set_mode(AT_FIRST);
     let mut machine = Machine::start(&config, MachineStart::Running)?;
     machine.stop()?;
-    let parts = primary::Parts { machine, disk, nic: card, devices: None };
-    Primary::start(parts, assembly.settings(term, 1), events)
+    let mut checkpointer = Checkpointer::new(machine)?;
+    // Nobody has a copy: what was written until now reaches backups as part of their first one.
+    checkpointer.forget_written()?;
+    let parts = primary::Parts { checkpointer, disk, nic: card, devices: None };
+    Primary::start(parts, assembly.settings(term, 1), events, Timeline::start())
 }

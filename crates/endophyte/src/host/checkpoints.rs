@@ -16,6 +16,7 @@ use super::agent::Event;
 use super::held::Held;
 use super::primary::{Captured, Order};
 use super::sync::{MemorySync, SyncStep};
+use super::timeline::Timeline;
 use crate::clock::monotonic;
 use crate::codec::PAGE;
 use crate::disk::{BlockServer, Disk, DiskEpoch};
@@ -117,7 +118,7 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Takes over a paused machine; nothing that was written before counts.
+    /// Takes over a paused machine.
     #[expect(clippy::too_many_arguments, reason = "the parts of a machine, once")]
     pub fn new(
         mut checkpointer: Checkpointer,
@@ -129,23 +130,24 @@ impl Checkpoints {
         (term, epoch): (u64, u64),
         load: Arc<Load>,
         events: mpsc::UnboundedSender<Event>,
+        timeline: &mut Timeline,
     ) -> Result<Self, HostError> {
-        checkpointer.forget_written()?;
-        let machine = checkpointer.machine_mut();
-        if let Some(devices) = devices {
-            // What devices write into memory while they are loaded is news to the other holders too.
-            machine.load_devices(&devices)?;
-        }
-        let threads: Vec<i32> =
-            machine.vcpu_threads()?.into_iter().filter_map(|thread| thread.try_into().ok()).collect();
-        let pid = machine.pid().try_into().unwrap_or(0);
-        let throttle = VcpuThrottle::new(&format!("mycelium-vm-{pid}"), pid, &threads);
         // Backups that hold the state from which the guest goes on follow without a new copy: everything it does from
         // its first instruction counts. A guest that nobody follows is told so at once.
         if let Some(disk) = &disk {
             disk.protect(crate::disk::Protection::new(term, epoch))?;
         }
-        machine.cont()?;
+        timeline.lap("recording");
+        let urgent = checkpointer.hurry();
+        if let Some(devices) = devices {
+            // What devices write into memory while they are loaded is news to the other holders too.
+            checkpointer.machine_mut().load_devices(&devices)?;
+            timeline.lap("devices");
+        }
+        checkpointer.machine_mut().cont()?;
+        drop(urgent);
+        timeline.lap("cont");
+        let throttle = throttle_of(&checkpointer);
         let limits = EpochLimits::new(ram.epoch_milliseconds, load.buffer.shares().epochs);
         Ok(Self {
             checkpointer,
@@ -310,16 +312,20 @@ impl Checkpoints {
         self.load.length_us.store(self.control.current().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// A last checkpoint, after which the guest stays stopped.
+    /// A last checkpoint, after which the guest stays stopped. Another right before it leaves it little to hold.
     fn pause(&mut self) -> Result<(), HostError> {
         self.throttle.lift().map_err(HostError::Throttle)?;
-        self.checkpoint(true)?;
+        if self.protected {
+            self.checkpoint(false)?;
+        }
+        let since = self.checkpoint(true)?;
         self.paused = true;
-        let _ = self.events.send(Event::Paused { last: self.epoch - 1 });
+        let _ = self.events.send(Event::Paused { last: self.epoch - 1, since });
         Ok(())
     }
 
-    fn checkpoint(&mut self, last: bool) -> Result<(), HostError> {
+    /// Yields when the guest was told to stop.
+    fn checkpoint(&mut self, last: bool) -> Result<Duration, HostError> {
         let slot = self.slots.take();
         let memory = self.checkpointer.machine().memory().clone();
         let mut steps: Vec<SyncStep> = self.syncs.iter_mut().map(|sync| sync.copy(&memory)).collect();
@@ -341,6 +347,7 @@ impl Checkpoints {
         } else {
             self.checkpointer.capture(epoch, &mut at_stop)?
         };
+        let since = monotonic().saturating_sub(capture.timing.total);
         let disk = sealed?;
         for (sync, step) in self.syncs.iter_mut().zip(&mut steps) {
             sync.captured(capture.pages.iter().map(|(index, _)| index), step);
@@ -355,8 +362,16 @@ impl Checkpoints {
         let (room, weight) = (self.load.reserve(bytes), self.load.held.weigh(bytes + copied));
         let captured = Captured { capture, disk, network, syncs: steps, at: monotonic(), room, weight, slot };
         let _ = self.events.send(Event::Captured(Box::new(captured)));
-        Ok(())
+        Ok(since)
     }
+}
+
+/// What slows the guest's processors.
+fn throttle_of(checkpointer: &Checkpointer) -> VcpuThrottle {
+    let threads: Vec<i32> =
+        checkpointer.vcpu_threads().iter().filter_map(|thread| i32::try_from(*thread).ok()).collect();
+    let pid = checkpointer.machine().pid().try_into().unwrap_or(0);
+    VcpuThrottle::new(&format!("mycelium-vm-{pid}"), pid, &threads)
 }
 
 /// How many checkpoints may be under way.

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::disk::sync::{Message, Source};
 
 /// Bytes that may wait for the link before the next are read.
-const WAITING_MAX: u64 = 16 << 20;
+const WAITING_MAX: u64 = 4 << 20;
 /// How long to wait for room, when nothing else happens.
 const ROOM_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 

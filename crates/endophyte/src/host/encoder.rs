@@ -22,7 +22,9 @@ pub(super) struct Encoder {
     settings: Settings,
     pages: u64,
     encoder: PageEncoder,
-    base: PageEncoder,
+    /// What encodes parts of copies, while there are any.
+    base: Option<PageEncoder>,
+    compression: Compression,
     devices: DeviceEncoder,
     disk: Packer,
     /// Epochs that not every backup in sync has: a host that is elected again sends them again.
@@ -37,11 +39,10 @@ impl Encoder {
         let seed = settings.seed;
         let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
         let compression = packing(settings.ram.compression);
-        let config =
-            |cache_bytes| EncoderConfig { threads: 1, compression, ..EncoderConfig::new(pages, cache_bytes, seed) };
-        let (encoder, base) = (PageEncoder::new(config(cache_bytes)), PageEncoder::new(config(0)));
+        let encoder = page_encoder(pages, cache_bytes, seed, compression);
         let (devices, disk) = (DeviceEncoder::new(seed, compression), Packer::new(compression));
-        Self { settings, pages, encoder, base, devices, disk, kept: VecDeque::new(), settled, events }
+        let (base, kept) = (None, VecDeque::new());
+        Self { settings, pages, encoder, base, compression, devices, disk, kept, settled, events }
     }
 
     pub fn run(&mut self, work: &Receiver<Work>) {
@@ -90,11 +91,16 @@ impl Encoder {
         }
         for step in syncs.iter().filter(|step| !step.indices.is_empty()) {
             let Some((_, outbox)) = syncing.iter().find(|(id, _)| *id == step.id) else { continue };
-            self.base.forget();
+            let (pages, seed, compression) = (self.pages, self.settings.seed, self.compression);
+            let base = self.base.get_or_insert_with(|| page_encoder(pages, 0, seed, compression));
+            base.forget();
             let list = step.indices.iter().copied().zip(step.bytes.as_chunks::<PAGE>().0);
-            let pages = self.base.encode(list, slowest([outbox])).chunks;
+            let pages = base.encode(list, slowest([outbox])).chunks;
             let id = self.id(term, epoch, FrameKind::Base, step.part);
             outbox.send(frame_message(seal(&id, FrameParts { pages, ..FrameParts::default() })));
+        }
+        if syncs.is_empty() {
+            self.base = None;
         }
         let dirty_bytes = (capture.pages.len() * PAGE) as u64;
         let link = slowest(followers.iter().chain(syncing.iter().map(|(_, outbox)| outbox)));
@@ -132,6 +138,11 @@ impl Encoder {
         let copies_bytes = self.encoder.cache_bytes() as u64;
         Sent { epoch, dirty_bytes, frame_bytes, disk_bytes, copies_bytes, room, weight }
     }
+}
+
+/// One thread encodes; the other processor is the guest's.
+fn page_encoder(pages: u64, cache_bytes: usize, seed: u64, compression: Compression) -> PageEncoder {
+    PageEncoder::new(EncoderConfig { threads: 1, compression, ..EncoderConfig::new(pages, cache_bytes, seed) })
 }
 
 /// What the slowest of these links carries: every backup must keep up. One of which nothing is known yet is no reason to pack.

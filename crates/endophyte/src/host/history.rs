@@ -7,6 +7,7 @@ use mycelium_api::env::Env;
 
 use super::primary::{Captured, Sent};
 use super::status::{Event, Status, quantile};
+use super::timeline::Timeline;
 use crate::clock::monotonic;
 use crate::group::Start;
 
@@ -32,7 +33,9 @@ pub(super) struct History {
     sent_bytes: u64,
     disk_bytes: u64,
     copies_bytes: u64,
-    starting: Option<Duration>,
+    starting: bool,
+    /// When the guest went on here; nothing once its output was seen to leave.
+    ran: Option<Duration>,
 }
 
 impl History {
@@ -49,7 +52,8 @@ impl History {
             sent_bytes: 0,
             disk_bytes: 0,
             copies_bytes: 0,
-            starting: None,
+            starting: false,
+            ran: None,
         }
     }
 
@@ -64,7 +68,7 @@ impl History {
 
     /// The guest is about to go on here.
     pub fn promoted(&mut self, term: u64, from: Start) {
-        self.starting = Some(monotonic());
+        self.starting = true;
         match from {
             Start::Promoted { from } => self.note(&format!("takes over in term {term} at epoch {}", from.epoch)),
             Start::Cold => self.note(&format!("starts the guest in term {term}")),
@@ -72,10 +76,19 @@ impl History {
     }
 
     /// The guest goes on here.
-    pub fn started(&mut self) {
-        if let Some(since) = self.starting.take() {
-            let ms = monotonic().saturating_sub(since).as_secs_f64() * 1e3;
-            self.note(&format!("the guest runs here, {ms:.1} ms later"));
+    pub fn started(&mut self, start: &Timeline) {
+        if std::mem::take(&mut self.starting) {
+            self.ran = Some(monotonic().saturating_sub(start.ended()));
+            let ago = start.ended().as_secs_f64() * 1e3;
+            self.note(&format!("the guest runs here since {ago:.1} ms; its start took {start}"));
+        }
+    }
+
+    /// What the guest says may leave.
+    pub fn opened(&mut self) {
+        if let Some(ran) = self.ran.take() {
+            let ms = monotonic().saturating_sub(ran).as_secs_f64() * 1e3;
+            self.note(&format!("what the guest says may leave, {ms:.1} ms after it went on"));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::group::Message;
 /// Between attempts to reach a host.
 const DIAL_EVERY: Duration = Duration::from_millis(250);
 /// Bytes of the primary's stream that may wait for the copy's thread.
-const UNREAD_MAX: usize = 16 << 20;
+const UNREAD_MAX: usize = 4 << 20;
 /// How long the other side may take to say hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
 

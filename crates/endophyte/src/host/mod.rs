@@ -19,6 +19,7 @@
 //! | [`paths`] | where files lie |
 //! | [`primary`], [`checkpoints`], [`encoder`] | the host that runs the guest, and its threads |
 //! | [`replica`] | the thread of a host that holds a copy |
+//! | [`timeline`] | where the time of a move went |
 
 mod agent;
 mod assembly;
@@ -38,6 +39,7 @@ mod replica;
 pub mod status;
 pub mod stream;
 mod sync;
+mod timeline;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -25,15 +25,16 @@ use super::held::{Held, Weight};
 use super::status::Status;
 use super::stream::Outbox;
 use super::sync::{MemorySync, SyncStep};
+use super::timeline::Timeline;
 use crate::disk::{BlockServer, Disk, DiskEpoch};
 use crate::egress::{Mode, Nic};
-use crate::machine::{Capture, Checkpointer, Machine};
+use crate::machine::{Capture, Checkpointer};
 use crate::throttle::{Reservation, Shares};
 
 /// What a running guest is made of.
 pub(super) struct Parts {
-    /// QEMU, paused or running.
-    pub machine: Machine,
+    /// QEMU, paused, with all that was written since the last epoch known.
+    pub checkpointer: Checkpointer,
     /// Its disk, and the server that QEMU talks to.
     pub disk: Option<(Disk, BlockServer)>,
     /// Its network card.
@@ -153,6 +154,8 @@ pub(super) struct Primary {
     /// QEMU's version, and what runs the guest's instructions.
     about: (String, String),
     load: Arc<Load>,
+    /// How its start went.
+    pub timeline: Timeline,
 }
 
 impl Primary {
@@ -161,19 +164,20 @@ impl Primary {
         mut parts: Parts,
         settings: Settings,
         events: mpsc::UnboundedSender<Event>,
+        mut timeline: Timeline,
     ) -> Result<Self, HostError> {
         let (nic, disk) = (parts.nic.clone(), parts.disk.as_ref().map(|(disk, _)| disk.clone()));
-        let pages = parts.machine.memory().pages();
-        let accelerator = if parts.machine.kvm() { "kvm" } else { "tcg" };
-        let about = (parts.machine.version().to_owned(), accelerator.to_owned());
-        let checkpointer = Checkpointer::new(parts.machine)?;
+        let machine = parts.checkpointer.machine();
+        let pages = machine.memory().pages();
+        let accelerator = if machine.kvm() { "kvm" } else { "tcg" };
+        let about = (machine.version().to_owned(), accelerator.to_owned());
         let server = parts.disk.take().map(|(_, server)| server);
         let load = Load::new(settings.shares, settings.held.clone());
         let (orders, receiver) = channel();
         let at = (settings.term, settings.epoch);
         let (disk_too, nic_too, load_too) = (disk.clone(), nic.clone(), Arc::clone(&load));
         let mut worker = Checkpoints::new(
-            checkpointer,
+            parts.checkpointer,
             server,
             disk_too,
             nic_too,
@@ -182,6 +186,7 @@ impl Primary {
             at,
             load_too,
             events.clone(),
+            &mut timeline,
         )?;
         let life = move || {
             let done = worker.run(&receiver);
@@ -199,7 +204,7 @@ impl Primary {
             .name("encoder".into())
             .spawn(move || encoder.run(&receiver))
             .map_err(HostError::Thread)?;
-        Ok(Self { orders, work, settled, nic, disk, pages, about, load })
+        Ok(Self { orders, work, settled, nic, disk, pages, about, load, timeline })
     }
 
     /// Writes what is known of the guest into a status.

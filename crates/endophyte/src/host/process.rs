@@ -67,6 +67,7 @@ impl HostOptions {
 /// What keeps the machine from running here.
 pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<(), HostError> {
     mycelium_linux::memory::limit_arenas();
+    mycelium_linux::memory::return_large_blocks();
     let vm = document.id().to_owned();
     let paths = options.root.vm(&vm);
     options.root.make().map_err(|source| HostError::File { path: paths.folder().to_owned(), source })?;
@@ -161,6 +162,7 @@ async fn serve_control(paths: VmPaths, events: mpsc::UnboundedSender<Event>) {
 /// What keeps the host from listening.
 pub async fn stand_by(options: HostOptions, witness: bool, ready: impl FnOnce(&[SocketAddr])) -> Result<(), HostError> {
     mycelium_linux::memory::limit_arenas();
+    mycelium_linux::memory::return_large_blocks();
     options.root.make().map_err(|source| HostError::File { path: options.root.group_file(), source })?;
     let identity = identity(&options.root, &options.name)?;
     let listener = Listener::bind(&options.listen, identity, link_options(Balancing::default())).await?;
@@ -332,9 +334,9 @@ fn reachable(wanted: &BTreeMap<Vec<SocketAddr>, bool>) -> Vec<SocketAddr> {
     vec![SocketAddr::new(local.unwrap_or(IpAddr::from([127, 0, 0, 1])), 0)]
 }
 
-/// Enough for 100 ms of a gigabit link; what waits elsewhere is bounded by the machine's buffer.
+/// Enough for 64 ms of a gigabit link; what waits elsewhere is bounded by the machine's buffer.
 fn link_options(balancing: Balancing) -> Options {
-    Options { balancing, receive_window: 16 << 20, send_buffer: 16 << 20, ..Options::default() }
+    Options { balancing, receive_window: 8 << 20, send_buffer: 8 << 20, ..Options::default() }
 }
 
 fn template(document: &EndophyteVM) -> Result<LinkConfig, HostError> {

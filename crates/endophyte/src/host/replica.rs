@@ -27,7 +27,7 @@ use crate::disk::sync::{Message as DiskMessage, Target};
 use crate::disk::{BlockServer, DiskEpoch, Replica as DiskReplica};
 use crate::egress::Learned;
 use crate::group::Position;
-use crate::machine::{GuestMemory, Machine};
+use crate::machine::{Checkpointer, GuestMemory};
 
 /// Unpacked bytes that one batch of pages may have, against frames that promise too much.
 const UNPACKED_MAX: usize = 1 << 30;
@@ -43,8 +43,8 @@ pub(super) struct Parts {
     pub vm: String,
     /// Its memory here.
     pub memory: GuestMemory,
-    /// QEMU, waiting.
-    pub machine: Machine,
+    /// QEMU, waiting; what it writes is known.
+    pub checkpointer: Checkpointer,
     /// Its disk here, if it has one.
     pub disk: Option<Arc<DiskReplica>>,
     /// What QEMU takes for its disk until then.

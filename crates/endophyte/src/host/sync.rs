@@ -15,7 +15,7 @@ use crate::machine::GuestMemory;
 const LOOKED_AT_MAX: usize = 32 * 1024;
 /// Bytes that are sent before one checkpoint, and that may wait for the link before more are copied.
 const SENT_MAX: u64 = 8 << 20;
-const WAITING_MAX: u64 = 16 << 20;
+const WAITING_MAX: u64 = 4 << 20;
 
 /// One backup that is being brought in sync.
 #[derive(Debug)]

@@ -114,6 +114,25 @@ impl Checkpointer {
         &mut self.machine
     }
 
+    /// Prepares a machine that was started paused, and whose memory is filled from outside: what it writes from here on is
+    /// tracked, and it waits for the devices' state.
+    pub fn standing_by(machine: Machine) -> Result<Checkpointer> {
+        let mut checkpointer = Checkpointer::new(machine)?;
+        checkpointer.forget_written()?;
+        checkpointer.machine.await_devices()?;
+        Ok(checkpointer)
+    }
+
+    /// Until this is dropped, the threads that carry out commands hurry, the calling one among them.
+    pub fn hurry(&self) -> Urgent {
+        Urgent::enter(2, self.commands.iter().copied())
+    }
+
+    /// The threads of the virtual processors.
+    pub fn vcpu_threads(&self) -> &[u32] {
+        &self.processors
+    }
+
     /// Gives the machine back; its writes are no longer tracked.
     pub fn into_machine(self) -> Machine {
         self.machine

@@ -57,6 +57,8 @@ pub struct Machine {
     config: MachineConfig,
     version: String,
     kvm: bool,
+    /// Where QEMU waits for the devices' state.
+    loading: Option<UnixStream>,
 }
 
 impl Machine {
@@ -107,6 +109,7 @@ impl Machine {
             config: config.clone(),
             version,
             kvm,
+            loading: None,
         };
         machine.settle_threads();
         machine.prepare_state()?;
@@ -198,15 +201,25 @@ impl Machine {
         Err(MachineError::Refused { command: command.to_owned(), reason })
     }
 
+    /// Has a machine that was started [`Start::Paused`] wait for the state of devices: what can be done before it is known, is.
+    pub fn await_devices(&mut self) -> Result<()> {
+        if self.loading.is_some() {
+            return Ok(());
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(MachineError::system("making a socket for QEMU"))?;
+        self.qmp.give("checkpoint", theirs.as_fd())?;
+        self.qmp.execute("migrate-incoming", json!({ "uri": "fd:checkpoint" }))?;
+        self.loading = Some(ours);
+        Ok(())
+    }
+
     /// Gives a machine that was started [`Start::Paused`] the state of devices and processors. The memory must already hold what
     /// belongs to it: devices look at their queues in memory while they load. The guest stays paused.
     pub fn load_devices(&mut self, devices: &[u8]) -> Result<()> {
-        let (mut ours, theirs) = UnixStream::pair().map_err(MachineError::system("making a socket for QEMU"))?;
-        self.qmp.give("checkpoint", theirs.as_fd())?;
-        drop(theirs);
+        self.await_devices()?;
+        let Some(mut ours) = self.loading.take() else { return Ok(()) };
         std::thread::scope(|scope| {
             let writer = scope.spawn(move || ours.write_all(devices));
-            self.qmp.execute("migrate-incoming", json!({ "uri": "fd:checkpoint" }))?;
             let outcome = self.migrated("migrate-incoming");
             // An early failure of QEMU's side shows as its own error; the writer's broken pipe says less.
             let _ = writer.join();

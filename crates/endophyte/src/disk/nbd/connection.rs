@@ -15,7 +15,7 @@ const INPUT: usize = 256 * 1024;
 /// Gathered replies are sent when they are this long.
 const OUTPUT: usize = 256 * 1024;
 /// Buffers that grew beyond this are given back.
-const BUFFER_KEPT: usize = 4 * 1024 * 1024;
+const BUFFER_KEPT: usize = 512 * 1024;
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
