@@ -35,6 +35,7 @@ pub mod discovery;
 pub mod dynamic;
 pub mod error;
 pub mod fairness;
+pub mod measured;
 pub mod media;
 pub mod metrics;
 pub mod openapi;

@@ -16,6 +16,7 @@ use crate::custom::columns;
 use crate::custom::{Compiled, Custom};
 use crate::custom::{structural, validate};
 use crate::dynamic::definitions;
+use crate::measured;
 
 /// One resource in one version.
 pub struct Resource {
@@ -43,6 +44,13 @@ impl Resource {
         custom: Custom,
     ) -> Self {
         Self { facts, storage_version, key_group: facts.group, schema, behaviour, custom: Some(custom) }
+    }
+
+    /// A resource of which nothing is stored.
+    pub fn answered(facts: &'static schema::Resource) -> Self {
+        let behaviour = mycelium_kinds::kind(facts.group, facts.kind);
+        let (storage_version, key_group) = (facts.version, facts.group);
+        Self { facts, storage_version, key_group, schema: &schema::ANY, behaviour, custom: None }
     }
 
     /// The columns of a table, as `columnDefinitions`.
@@ -170,6 +178,7 @@ type ByName = BTreeMap<&'static str, Arc<Resource>>;
 /// Every resource, by group, version and plural name.
 pub struct Table {
     groups: BTreeMap<&'static str, BTreeMap<&'static str, ByName>>,
+    /// What is not built in: the resources of definitions, and those that are only answered.
     customs: Vec<Arc<Resource>>,
     /// Aggregated discovery of the named groups and of the core group, once somebody asked.
     pub(crate) aggregated: [OnceLock<Bytes>; 2],
@@ -209,7 +218,7 @@ impl Table {
         self.groups.get(group)?.get(version)?.get(resource)
     }
 
-    /// The resources of definitions.
+    /// The resources of definitions, and those that are only answered.
     pub fn customs(&self) -> &[Arc<Resource>] {
         &self.customs
     }
@@ -262,7 +271,8 @@ impl Tables {
         {
             return table.clone();
         }
-        let table = Arc::new(Table::new(current.compiled.resources(store)));
+        let beside = current.compiled.resources(store).into_iter().chain(measured::resources());
+        let table = Arc::new(Table::new(beside.collect()));
         current.table = Some((writes, table.clone()));
         table
     }

@@ -16,7 +16,7 @@ use crate::media::Accept;
 use crate::request::{self, Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::Inner;
-use crate::{authn, compress, discovery, dynamic, openapi, read, review, snapshot, streams, write};
+use crate::{authn, compress, discovery, dynamic, measured, openapi, read, review, snapshot, streams, write};
 
 /// A request about a resource, as its handler sees it.
 pub struct Context<'a> {
@@ -138,6 +138,8 @@ async fn answer(
     };
     let answer = match verb {
         "watch" => return read::watch::watch(&cx),
+        "get" if resource.group() == measured::GROUP => measured::get(&cx).await,
+        "list" if resource.group() == measured::GROUP => measured::list(&cx).await,
         "get" => read::get::get(&cx).await,
         "list" => read::list::list(&cx).await,
         _ => {

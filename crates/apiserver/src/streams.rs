@@ -58,6 +58,12 @@ pub async fn forward(
     Ok(as_status(call(node, request).await).await)
 }
 
+/// Asks the node something that is about no object.
+pub async fn ask(server: &Inner, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let node = server.node.get().cloned().ok_or_else(|| ApiError::Unavailable("the node is not running".into()))?;
+    Ok(call(node, request).await)
+}
+
 fn call(node: NodeService, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
     Box::pin(node.oneshot(request).map(|answer| answer.unwrap_or_else(|never| match never {})))
 }

@@ -40,6 +40,17 @@ const CPU_PERIOD_US: i64 = 100_000;
 const CONTROLLERS_V1: [&str; 10] =
     ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "perf_event"];
 
+/// What a group has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since it was made, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory that it has now, file cache included.
+    pub memory_bytes: u64,
+    /// Of these, what the kernel cannot take back at once: without the file cache that was not used of late.
+    pub working_set_bytes: u64,
+}
+
 impl Hierarchies {
     /// Those of this machine, read once.
     pub fn get() -> &'static Self {
@@ -120,6 +131,26 @@ impl Hierarchies {
         let Some(dir) = self.dir("memory", group) else { return 0 };
         let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
         counter(&text, "oom_kill")
+    }
+
+    /// What `group` has used so far, if it is there.
+    pub fn usage(&self, group: &str) -> Option<Usage> {
+        let read = |controller: &str, file: &str| fs::read_to_string(self.dir(controller, group)?.join(file)).ok();
+        let number = |text: String| text.trim().parse::<u64>().ok();
+        let unified = self.unified();
+        let cpu_ns = if unified {
+            counter(&read("cpu", "cpu.stat")?, "usage_usec") * 1000
+        } else {
+            number(read("cpuacct", "cpuacct.usage")?)?
+        };
+        let (file, idle) = if unified {
+            ("memory.current", "inactive_file")
+        } else {
+            ("memory.usage_in_bytes", "total_inactive_file")
+        };
+        let memory_bytes = number(read("memory", file)?)?;
+        let idle_bytes = counter(&read("memory", "memory.stat")?, idle);
+        Some(Usage { cpu_ns, memory_bytes, working_set_bytes: memory_bytes.saturating_sub(idle_bytes) })
     }
 
     /// Process ids in `group` itself.

@@ -27,6 +27,7 @@ use crate::pod::sandbox;
 use crate::pod::status::Host;
 use crate::pod::worker;
 use crate::register::{Inventory, Registrar};
+use crate::service::Looks;
 use crate::shim::protocol::{PID, Request};
 use crate::volumes::ObjectKind;
 
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     inventory: Arc<Inventory>,
     data_dir: PathBuf,
     name: String,
+    pub(crate) looks: Looks,
 }
 
 impl Node {
@@ -140,7 +142,8 @@ impl Node {
             allocatable: inventory.resources(),
             events,
         };
-        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, data_dir: config.data_dir, name: config.name };
+        let (data_dir, name, looks) = (config.data_dir, config.name, Looks::default());
+        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, data_dir, name, looks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -175,6 +178,10 @@ impl Node {
 }
 
 impl Inner {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn workers(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }

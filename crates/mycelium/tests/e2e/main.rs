@@ -15,6 +15,7 @@ mod disk;
 mod durability;
 mod faults;
 mod lifecycle;
+mod metrics;
 mod network;
 mod platform;
 mod pods;

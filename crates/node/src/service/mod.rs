@@ -6,6 +6,7 @@ mod logs;
 mod portforward;
 mod socket;
 pub mod spdy;
+mod stats;
 mod streams;
 
 use std::convert::Infallible;
@@ -18,6 +19,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use tower::util::BoxCloneSyncService;
 
+pub(crate) use self::stats::Looks;
 use crate::node::{Inner, Node};
 
 /// Any error, as bodies carry it.
@@ -55,6 +57,7 @@ async fn route(inner: &Arc<Inner>, request: Request<Body>) -> Response<Body> {
         (&Method::GET | &Method::POST, ["portForward", namespace, pod, uid]) => {
             portforward::serve(inner, (namespace, pod, uid), request)
         }
+        (&Method::GET, ["stats", "summary"]) => stats::serve(inner).await,
         (&Method::GET, ["healthz"]) => text(StatusCode::OK, "ok"),
         _ => refuse(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource"),
     }

@@ -1,0 +1,48 @@
+//! `metrics.k8s.io`: what nodes and pods use, as `kubectl top` shows it.
+
+use crate::support::{Engine, eventually};
+
+const BURNER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: burner, labels: { app: burner } }
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - { name: loop, image: "busybox:test", command: [sh, -c, "while :; do :; done"], resources: { limits: { cpu: 200m } } }
+    - { name: rest, image: "busybox:test", command: [sleep, "100000"] }
+"#;
+
+/// Millicores and mebibytes of a line such as `burner   198m   1Mi`.
+fn numbers(line: &str) -> (u64, u64) {
+    let mut fields = line.split_whitespace().rev();
+    let mut number = |unit: &str| fields.next().and_then(|field| field.strip_suffix(unit)?.parse().ok());
+    let (memory, cpu) = (number("Mi"), number("m"));
+    (cpu.unwrap_or_else(|| panic!("{line:?}")), memory.unwrap_or_else(|| panic!("{line:?}")))
+}
+
+#[test]
+fn kubectl_top_shows_what_pods_and_nodes_use() {
+    let engine = Engine::start();
+    engine.import_busybox();
+    engine.apply(crate::pods::SLEEPER);
+    engine.apply(BURNER);
+    engine.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "pod/burner", "--timeout=120s"]);
+    eventually("the loop's processor time is seen", || {
+        let busy = numbers(engine.kubectl(&["top", "pod", "burner", "--no-headers"]).trim()).0;
+        // Its limit is 200; how much it gets is up to the machine.
+        if (20..=260).contains(&busy) { Ok(()) } else { Err(format!("{busy}m")) }
+    });
+    let containers = engine.kubectl(&["top", "pods", "--containers", "--no-headers", "-l", "app=burner"]);
+    let lines: Vec<&str> = containers.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("loop") && lines[1].contains("rest"), "{containers}");
+    assert!(numbers(lines[0]).0 > numbers(lines[1]).0, "{containers}");
+    let all = engine.kubectl(&["top", "pods", "-A", "--no-headers"]);
+    assert!(all.contains("sleeper") && all.contains("burner"), "{all}");
+    let node = engine.kubectl(&["top", "nodes", "--no-headers"]);
+    assert!(node.contains('%') && !node.contains("unknown"), "{node}");
+    let raw = engine.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/burner"]);
+    assert!(raw.contains(r#""kind":"PodMetrics""#) && raw.contains(r#""window":"#), "{raw}");
+    let missing = engine.kubectl_fails(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/none"]);
+    assert!(missing.contains("not found") || missing.contains("NotFound"), "{missing}");
+}

@@ -1,0 +1,172 @@
+//! `GET /stats/summary`: what the node and its containers use, in the form of the kubelet's summary.
+//!
+//! Rates need two looks at a counter. Whoever asks again within a minute gets the rate since their last question; the
+//! first question looks twice, a second apart. Nothing is measured while nobody asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Response;
+use jiff::Timestamp;
+use mycelium_linux::cgroup::{Hierarchies, Usage};
+use serde_json::{Value, json};
+
+use super::{Body, full};
+use crate::node::Inner;
+use crate::pod::sandbox;
+use crate::register::meminfo;
+
+/// A rate is taken over this time at least, if there was a look so long ago.
+const WINDOW_MIN: f64 = 10.0;
+/// An older look tells nothing about now.
+const WINDOW_MAX: f64 = 60.0;
+/// Between the two looks of a first question.
+const FIRST_WINDOW: Duration = Duration::from_secs(1);
+/// The node's own name among the counters.
+const NODE: &str = "";
+/// Clock ticks of `/proc/stat` in a second (`USER_HZ`, the same on every Linux).
+const TICK_NS: u64 = 10_000_000;
+
+/// Looks at counters of processor time, by what they count.
+#[derive(Default)]
+pub(crate) struct Looks(Mutex<BTreeMap<String, VecDeque<(Timestamp, u64)>>>);
+
+impl Looks {
+    /// Notes a look, and tells the rate since an earlier one: nanoseconds per second, and over how many seconds.
+    fn rate(&self, name: &str, now: Timestamp, counter: u64) -> Option<(u64, f64)> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = all.entry(name.to_owned()).or_default();
+        let age = |at: Timestamp| now.duration_since(at).as_secs_f64();
+        looks.retain(|(at, before)| age(*at) <= WINDOW_MAX && *before <= counter);
+        let long_enough = looks.iter().rev().find(|(at, _)| age(*at) >= WINDOW_MIN);
+        let base = long_enough.or(looks.front()).copied().filter(|(at, _)| age(*at) > 0.0);
+        if looks.back().is_none_or(|(at, _)| age(*at) >= WINDOW_MIN / 2.0) {
+            looks.push_back((now, counter));
+        }
+        base.map(|(at, before)| (((counter - before) as f64 / age(at)) as u64, age(at)))
+    }
+
+    /// Whether something was looked at that is not forgotten yet.
+    fn are_fresh(&self, now: Timestamp) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.get(NODE).and_then(|looks| looks.back());
+        last.is_some_and(|(at, _)| now.duration_since(*at).as_secs_f64() <= WINDOW_MAX)
+    }
+
+    fn keep(&self, known: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| known(name));
+    }
+}
+
+/// A container that runs.
+struct Running {
+    pod: (String, String, String),
+    name: String,
+    id: String,
+    since: Timestamp,
+    usage: Usage,
+}
+
+/// Answers.
+pub async fn serve(inner: &Arc<Inner>) -> Response<Body> {
+    if !inner.looks.are_fresh(inner.ctx.env.now()) {
+        let _ = summary(inner);
+        tokio::time::sleep(FIRST_WINDOW).await;
+    }
+    let mut response = Response::new(full(summary(inner).to_string()));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn summary(inner: &Inner) -> Value {
+    let now = inner.ctx.env.now();
+    let running = running(inner);
+    inner.looks.keep(|name| name == NODE || running.iter().any(|container| container.id == name));
+    let mut pods: BTreeMap<&(String, String, String), Vec<Value>> = BTreeMap::new();
+    for container in &running {
+        let Usage { cpu_ns, memory_bytes, working_set_bytes } = container.usage;
+        let rate = inner.looks.rate(&container.id, now, cpu_ns);
+        pods.entry(&container.pod).or_default().push(json!({
+            "name": container.name, "startTime": container.since.to_string(), "cpu": cpu(now, cpu_ns, rate),
+            "memory": {"time": now.to_string(), "usageBytes": memory_bytes, "workingSetBytes": working_set_bytes},
+        }));
+    }
+    let pods: Vec<Value> = pods
+        .into_iter()
+        .map(|((namespace, name, uid), containers)| {
+            json!({"podRef": {"namespace": namespace, "name": name, "uid": uid}, "containers": containers})
+        })
+        .collect();
+    let busy = busy_ns(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+    let available = meminfo("MemAvailable");
+    json!({
+        "node": {
+            "nodeName": inner.name(),
+            "cpu": cpu(now, busy, inner.looks.rate(NODE, now, busy)),
+            "memory": {"time": now.to_string(), "availableBytes": available,
+                "workingSetBytes": meminfo("MemTotal").saturating_sub(available)},
+        },
+        "pods": pods,
+    })
+}
+
+/// `windowSeconds` is ours: over which time the rate was taken.
+fn cpu(now: Timestamp, total: u64, rate: Option<(u64, f64)>) -> Value {
+    let mut cpu = json!({"time": now.to_string(), "usageCoreNanoSeconds": total});
+    if let Some((rate, window)) = rate {
+        cpu["usageNanoCores"] = json!(rate);
+        cpu["windowSeconds"] = json!(window);
+    }
+    cpu
+}
+
+fn running(inner: &Inner) -> Vec<Running> {
+    let mut found = Vec::new();
+    for handle in inner.workers().values() {
+        let shared = handle.shared.borrow();
+        let meta = &shared.pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        for (name, view) in &shared.containers {
+            let Some(run) = &view.current else { continue };
+            let Some(since) = run.running() else { continue };
+            let group = format!("{}/{}", sandbox::pod_cgroup(&inner.ctx, &shared.pod), run.record.id);
+            let Some(usage) = Hierarchies::get().usage(&group) else { continue };
+            let pod = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+            found.push(Running { pod, name: name.clone(), id: run.record.id.clone(), since, usage });
+        }
+    }
+    found
+}
+
+/// The time that all processors together have worked (proc(5), `/proc/stat`): all but idle and waiting for I/O. Guests'
+/// time is part of the first two numbers.
+fn busy_ns(stat: &str) -> u64 {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().map(|n| n.parse().unwrap_or(0)).collect();
+    let busy = ticks.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, n)| n).sum::<u64>();
+    busy * TICK_NS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_taken_over_a_while_and_forgotten() {
+        let looks = Looks::default();
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        assert_eq!(looks.rate("a", at(100), 5_000_000_000), None);
+        assert_eq!(looks.rate("a", at(101), 5_500_000_000), Some((500_000_000, 1.0)));
+        assert_eq!(looks.rate("a", at(115), 8_000_000_000), Some((200_000_000, 15.0)));
+        // The newest look that is old enough counts, and a counter that began anew has no past.
+        assert_eq!(looks.rate("a", at(126), 19_000_000_000), Some((1_000_000_000, 11.0)));
+        assert_eq!(looks.rate("a", at(127), 1), None);
+        assert_eq!(looks.rate("a", at(300), 9), None);
+    }
+
+    #[test]
+    fn idle_processors_do_not_count() {
+        assert_eq!(busy_ns("cpu  10 1 5 1000 200 1 2 3 10 0\ncpu0 1 1 1 1\n"), 22 * TICK_NS);
+    }
+}
