@@ -4,6 +4,7 @@
 //! function of what it sees and the time, and does it through the API ([`write`]). None knows whether the API server is
 //! in the same process.
 
+pub mod autoscaler;
 pub mod cache;
 pub mod children;
 mod claim;
@@ -62,6 +63,7 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(job::start(&context));
     tasks.spawn(cronjob::start(&context));
     tasks.spawn(disruption::start(&context));
+    tasks.spawn(autoscaler::start(&context));
     tasks.spawn(deployment::start(&context));
     tasks.spawn(endpoints::start(&context));
     tasks.spawn(endpoints::mirror::start(&context));

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::deployments::Rules;
+use crate::jobs::Jobs;
 use crate::plan::Plan;
 
 /// How many events a failure shows.
@@ -36,6 +37,7 @@ struct Inner {
     /// Events of the kinds that come to rest.
     activity: u64,
     rules: Rules,
+    jobs: Jobs,
     recent: VecDeque<String>,
 }
 
@@ -50,6 +52,7 @@ impl Checker {
             trace: 0,
             activity: 0,
             rules: Rules::new(plan.calm, plan.staleness()),
+            jobs: Jobs::default(),
             recent: VecDeque::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)), clock: clock.clone() }
@@ -75,6 +78,11 @@ impl Checker {
     /// How many events of pods, replica sets and deployments there were.
     pub fn activity(&self) -> u64 {
         self.lock().activity
+    }
+
+    /// What is wrong with jobs once all should have settled.
+    pub fn jobs(&self) -> Vec<String> {
+        self.lock().jobs.faults()
     }
 
     /// The last events, as text.
@@ -117,6 +125,7 @@ impl Checker {
         let content: BTreeMap<Arc<str>, (Revision, u32)> =
             page.entries.iter().map(|e| (e.key.clone(), (e.mod_revision, crc32fast::hash(&e.value)))).collect();
         if gap {
+            inner.jobs.forget();
             for entry in &page.entries {
                 inner.rules.load(now, &entry.key, &entry.value)?;
             }
@@ -200,7 +209,8 @@ impl Inner {
             }
             EventKind::Delete => self.mirror.remove(key),
         };
-        if ["/registry/core/pods/", "/registry/apps/"].iter().any(|prefix| key.starts_with(prefix)) {
+        if ["/registry/core/pods/", "/registry/apps/", "/registry/batch/"].iter().any(|prefix| key.starts_with(prefix))
+        {
             self.activity += 1;
         }
         let object = (event.kind == EventKind::Put).then_some(&event.entry.value);
@@ -213,6 +223,7 @@ impl Inner {
             let detail = crate::deployments::describe(key, object.map_or(&[], |value| value));
             self.show(now, format!("{:>6} {what} {key} {detail}", event.revision));
         }
+        self.jobs.event(key, object.map(|value| &value[..]))?;
         self.rules.event(now, key, object.map(|value| &value[..]))
     }
 

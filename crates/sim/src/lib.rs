@@ -16,6 +16,8 @@
 //! | [`plan`] | which faults a seed brings |
 //! | [`run`] | the lives and phases of a run |
 //! | [`checker`] | the invariants, judged at every event |
+//! | [`deployments`], [`jobs`] | the rules for workloads |
+//! | [`identity`] | what really runs on the nodes |
 //! | [`settled`] | what must be true once the faults have stopped |
 //! | [`node`] | nodes that pretend to run pods |
 //! | [`user`] | the random user |
@@ -25,6 +27,8 @@ pub mod api;
 pub mod checker;
 pub mod clock;
 pub mod deployments;
+pub mod identity;
+pub mod jobs;
 pub mod network;
 pub mod node;
 pub mod plan;

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::api::{Api, Failure};
 use crate::clock::Clock;
+use crate::identity::Alive;
+use crate::network::Complaints;
 use crate::plan::Faults;
 use crate::random::Random;
 
@@ -44,6 +46,10 @@ pub struct Node {
     pub random: Random,
     /// Pods it runs.
     pub running: Running,
+    /// What runs on all nodes.
+    pub alive: Alive,
+    /// Where it says that two pods of one name run.
+    pub complaints: Complaints,
 }
 
 /// The pods a node knows, and when it will act on them.
@@ -122,6 +128,9 @@ impl Node {
         let base = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name());
         let list = self.api.get(&base).await.ok()?;
         let mut pods = Pods::default();
+        let uids: Vec<String> =
+            list["items"].as_array().into_iter().flatten().map(|pod| text(&pod["metadata"]["uid"])).collect();
+        self.alive.keep(self.number, &uids);
         for pod in list["items"].as_array().into_iter().flatten() {
             self.note(&mut pods, pod.clone());
         }
@@ -139,6 +148,7 @@ impl Node {
                     Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => self.note(&mut pods, pod),
                     Ok(WatchEvent::Deleted(pod)) => {
                         let uid = text(&pod["metadata"]["uid"]);
+                        self.alive.stop(&uid);
                         pods.known.remove(&uid);
                         pods.due.remove(&uid);
                     }
@@ -168,7 +178,7 @@ impl Node {
         let uid = text(&pod["metadata"]["uid"]);
         let wait = match wanted(&pod) {
             Wanted::Gone => Some(self.random.millis(50, 3000)),
-            Wanted::Running => Some(self.random.millis(50, 2500)),
+            Wanted::Running | Wanted::Ended => Some(self.random.millis(50, 2500)),
             Wanted::Nothing => None,
         };
         match wait {
@@ -192,10 +202,21 @@ impl Node {
             );
             let result = match wanted(pod) {
                 Wanted::Gone => {
+                    self.alive.stop(&uid);
                     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
                     self.api.delete(&path, &options).await
                 }
-                Wanted::Running => self.api.strategic(&format!("{path}/status"), &self.status(pod, &uid)).await,
+                Wanted::Running => {
+                    let key = path.trim_start_matches("/api/v1/namespaces/");
+                    if let Err(complaint) = self.alive.start(key, &uid, self.number) {
+                        self.complaints.add(complaint);
+                    }
+                    self.api.strategic(&format!("{path}/status"), &self.status(pod, &uid)).await
+                }
+                Wanted::Ended => {
+                    self.alive.stop(&uid);
+                    self.api.strategic(&format!("{path}/status"), &self.end(pod, &uid)).await
+                }
                 Wanted::Nothing => Ok(Value::Null),
             };
             match result {
@@ -207,6 +228,18 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// How a pod of a job ends: its uid decides, so that it ends the same way every time.
+    fn end(&self, pod: &Value, uid: &str) -> Value {
+        let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let flaky = pod["spec"]["containers"][0]["image"] == "job:flaky";
+        let fails = flaky && crc32fast::hash(uid.as_bytes()).is_multiple_of(5);
+        let phase = if fails { "Failed" } else { "Succeeded" };
+        json!({"metadata": {"uid": uid}, "status": {"phase": phase,
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}],
+            "containerStatuses": [{"name": "main", "image": "job", "imageID": "sim", "ready": false, "restartCount": 0,
+                "state": {"running": null, "terminated": {"exitCode": i32::from(fails), "finishedAt": now}}}]}})
     }
 
     fn status(&self, pod: &Value, uid: &str) -> Value {
@@ -234,6 +267,7 @@ impl Node {
 enum Wanted {
     Gone,
     Running,
+    Ended,
     Nothing,
 }
 
@@ -241,6 +275,8 @@ fn wanted(pod: &Value) -> Wanted {
     let phase = pod["status"]["phase"].as_str().unwrap_or("Pending");
     if pod["metadata"]["deletionTimestamp"].is_string() {
         Wanted::Gone
+    } else if phase == "Running" && is_ready(pod) && text(&pod["spec"]["containers"][0]["image"]).starts_with("job:") {
+        Wanted::Ended
     } else if matches!(phase, "Succeeded" | "Failed") || (phase == "Running" && is_ready(pod)) {
         Wanted::Nothing
     } else {

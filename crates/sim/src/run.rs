@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::api::Api;
 use crate::checker::Checker;
 use crate::clock::Clock;
+use crate::identity::Alive;
 use crate::network::{Complaints, Network};
 use crate::node::{Node, Running};
 use crate::plan::{Faults, Plan};
@@ -81,6 +82,7 @@ struct World {
     complaints: Complaints,
     user: User,
     running: Vec<Running>,
+    alive: Alive,
     lives: u64,
     crashes_left: u64,
     actions_left: u64,
@@ -108,6 +110,7 @@ impl World {
             complaints: Complaints::default(),
             user: User::new(random.fork(), !plan.calm),
             running: vec![Running::default(); plan.nodes as usize].into_iter().map(|_| Running::default()).collect(),
+            alive: Alive::default(),
             lives: 0,
             crashes_left: plan.crashes,
             actions_left: plan.actions,
@@ -208,6 +211,8 @@ impl World {
                 faults: self.faults.clone(),
                 random: self.random.fork(),
                 running: self.running[number as usize].clone(),
+                alive: self.alive.clone(),
+                complaints: self.complaints.clone(),
             };
             tokio::spawn(node.run());
         }
@@ -260,7 +265,8 @@ impl World {
             if let Some(complaint) = self.complaints.first() {
                 return Err(complaint);
             }
-            let faults = unsettled(store);
+            let mut faults = unsettled(store);
+            faults.extend(self.checker.jobs());
             if faults.is_empty() {
                 break;
             }

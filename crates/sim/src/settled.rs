@@ -22,6 +22,8 @@ pub fn unsettled(store: &Store) -> Vec<String> {
         namespaces: read("/registry/core/namespaces/"),
         deployments: read("/registry/apps/deployments/"),
         sets: read("/registry/apps/replicasets/"),
+        stateful: read("/registry/apps/statefulsets/"),
+        jobs: read("/registry/batch/jobs/"),
         pods: read("/registry/core/pods/"),
         services: read("/registry/core/services/"),
         slices: read("/registry/discovery.k8s.io/endpointslices/"),
@@ -30,6 +32,7 @@ pub fn unsettled(store: &Store) -> Vec<String> {
     world.going(&mut faults);
     world.deployments(&mut faults);
     world.sets(&mut faults);
+    world.stateful(&mut faults);
     world.pods(&mut faults);
     world.services(&mut faults);
     faults
@@ -39,6 +42,8 @@ struct World {
     namespaces: Objects,
     deployments: Objects,
     sets: Objects,
+    stateful: Objects,
+    jobs: Objects,
     pods: Objects,
     services: Objects,
     slices: Objects,
@@ -46,7 +51,8 @@ struct World {
 
 impl World {
     fn going(&self, faults: &mut Vec<String>) {
-        let all = [&self.namespaces, &self.deployments, &self.sets, &self.pods, &self.services];
+        let all =
+            [&self.namespaces, &self.deployments, &self.sets, &self.stateful, &self.jobs, &self.pods, &self.services];
         for (key, object) in all.into_iter().flatten() {
             if object["metadata"]["deletionTimestamp"].is_string() {
                 faults.push(format!("{key} is still being deleted, finalizers {}", object["metadata"]["finalizers"]));
@@ -93,16 +99,44 @@ impl World {
         }
     }
 
+    fn stateful(&self, faults: &mut Vec<String>) {
+        for (key, object) in &self.stateful {
+            let wanted = object["spec"]["replicas"].as_i64().unwrap_or(1);
+            let id = uid(object);
+            let pods: BTreeSet<&str> = self
+                .pods
+                .iter()
+                .filter(|(_, pod)| owner(pod).as_ref() == Some(&id))
+                .map(|(key, _)| key.as_str())
+                .collect();
+            let names: Vec<String> = (0..wanted).map(|ordinal| format!("{key}-{ordinal}")).collect();
+            if pods != names.iter().map(String::as_str).collect() {
+                faults.push(format!("stateful set {key}: pods {pods:?}, should be {names:?}"));
+            }
+            let status = &object["status"];
+            for field in ["replicas", "readyReplicas", "updatedReplicas", "availableReplicas"] {
+                let found = status[field].as_i64().unwrap_or(0);
+                if found != wanted {
+                    faults.push(format!("stateful set {key}: {field} is {found}, should be {wanted}"));
+                }
+            }
+            if status["observedGeneration"] != object["metadata"]["generation"] {
+                faults.push(format!("stateful set {key}: observed {}", status["observedGeneration"]));
+            }
+        }
+    }
+
     fn pods(&self, faults: &mut Vec<String>) {
-        let owners: BTreeSet<String> = self.sets.values().map(uid).collect();
+        let all = self.sets.values().chain(self.stateful.values()).chain(self.jobs.values());
+        let owners: BTreeSet<String> = all.map(uid).collect();
         for (key, object) in &self.pods {
             if text(&object["spec"]["nodeName"]).is_empty() {
                 faults.push(format!("pod {key} is on no node: {}", object["status"]["conditions"]));
-            } else if !is_ready(object) {
+            } else if !is_ready(object) && !matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
                 faults.push(format!("pod {key} is not ready"));
             }
             if owner(object).is_some_and(|owner| !owners.contains(&owner)) {
-                faults.push(format!("pod {key}: its replica set is gone"));
+                faults.push(format!("pod {key}: what made it is gone"));
             }
         }
     }

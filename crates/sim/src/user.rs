@@ -27,11 +27,15 @@ impl User {
     pub async fn act(&mut self, api: &Api, checker: &Checker, complaints: &Complaints) {
         let kind = self.random.below(100);
         let (what, result) = match kind {
-            0..25 => ("create deployment", self.create_deployment(api).await),
+            0..13 => ("create deployment", self.create_deployment(api).await),
+            13..19 => ("create stateful set", self.create_stateful_set(api).await),
+            19..25 => ("create job", self.create_job(api).await),
             25..42 => ("scale", self.scale(api).await),
             42..62 => ("update", self.update(api).await),
             62..70 => ("roll back", self.roll_back(api).await),
-            70..78 => ("delete deployment", self.delete_deployment(api).await),
+            70..75 => ("delete deployment", self.delete_deployment(api).await),
+            75..77 => ("delete stateful set", self.delete_some(api, "/apis/apps/v1", "statefulsets").await),
+            77..78 => ("delete job", self.delete_some(api, "/apis/batch/v1", "jobs").await),
             78..86 => ("create service", self.create_service(api).await),
             86..90 => ("delete service", self.delete_some(api, "/api/v1", "services").await),
             90..94 => ("delete namespace", self.delete_namespace(api).await),
@@ -78,6 +82,40 @@ impl User {
         api.post(&format!("/apis/apps/v1/namespaces/{namespace}/deployments"), &deployment).await
     }
 
+    /// A kind that can be scaled and updated.
+    fn kind(&self) -> &'static str {
+        if self.random.chance(700) { "deployments" } else { "statefulsets" }
+    }
+
+    async fn create_stateful_set(&mut self, api: &Api) -> Result<Value, Failure> {
+        let namespace = self.namespace(api).await?;
+        self.made += 1;
+        let name = format!("db-{}", self.made);
+        let policy = if self.random.chance(500) { "OrderedReady" } else { "Parallel" };
+        let labels = json!({"app": name, "tier": format!("t{}", self.random.below(3))});
+        let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+            "spec": {"replicas": self.random.below(5), "podManagementPolicy": policy, "serviceName": name,
+                "revisionHistoryLimit": self.random.below(3), "selector": {"matchLabels": {"app": name}},
+                "updateStrategy": {"type": "RollingUpdate",
+                    "rollingUpdate": {"partition": 0, "maxUnavailable": 1 + self.random.below(2)}},
+                "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 3,
+                    "containers": [{"name": "main", "image": "web:1", "resources": {"requests": {"cpu": "10m"}}}]}}}});
+        api.post(&format!("/apis/apps/v1/namespaces/{namespace}/statefulsets"), &set).await
+    }
+
+    async fn create_job(&mut self, api: &Api) -> Result<Value, Failure> {
+        let namespace = self.namespace(api).await?;
+        self.made += 1;
+        let image = if self.random.chance(500) { "job:ok" } else { "job:flaky" };
+        let mode = if self.random.chance(500) { "Indexed" } else { "NonIndexed" };
+        let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": format!("job-{}", self.made)},
+            "spec": {"completions": 1 + self.random.below(6), "parallelism": 1 + self.random.below(4),
+                "completionMode": mode, "backoffLimit": self.random.below(5),
+                "template": {"spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 3,
+                    "containers": [{"name": "main", "image": image, "resources": {"requests": {"cpu": "10m"}}}]}}}});
+        api.post(&format!("/apis/batch/v1/namespaces/{namespace}/jobs"), &job).await
+    }
+
     /// The path of one of the existing objects.
     async fn some(&self, api: &Api, group: &str, resource: &str) -> Result<(String, Value), Failure> {
         let list = api.get(&format!("{group}/{resource}")).await?;
@@ -93,12 +131,12 @@ impl User {
     }
 
     async fn scale(&mut self, api: &Api) -> Result<Value, Failure> {
-        let (path, _) = self.some(api, "/apis/apps/v1", "deployments").await?;
+        let (path, _) = self.some(api, "/apis/apps/v1", self.kind()).await?;
         api.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": self.random.below(8)}})).await
     }
 
     async fn update(&mut self, api: &Api) -> Result<Value, Failure> {
-        let (path, _) = self.some(api, "/apis/apps/v1", "deployments").await?;
+        let (path, _) = self.some(api, "/apis/apps/v1", self.kind()).await?;
         self.made += 1;
         let image = format!("web:{}", 2 + self.made % 5);
         let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": image}]}}}});

@@ -22,3 +22,4 @@ mod pods;
 mod probes;
 mod software;
 mod support;
+mod workloads;
