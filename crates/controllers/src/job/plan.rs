@@ -9,6 +9,9 @@
 //! After a crash anywhere in between the next look goes on from what is written. The end of a job is told in two steps
 //! as well: that it will succeed or fail (pods are stopped from then on), and that it has (every pod is gone or counted).
 
+mod tally;
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,7 @@ use crate::events::Type;
 use crate::labels::Matcher;
 use crate::objects::{is_active, is_ready, is_terminal, phase, seconds};
 use crate::replicaset::rank;
+use verdict::Verdict;
 
 /// At most this many pods are created or deleted in one go.
 const BURST: usize = 500;
@@ -85,30 +89,6 @@ pub fn condition<'a>(job: &'a Job, type_: &str) -> Option<&'a JobCondition> {
 /// The condition that ended the job.
 pub fn ended(job: &Job) -> Option<&JobCondition> {
     condition(job, "Complete").or_else(|| condition(job, "Failed"))
-}
-
-/// How the job will end.
-#[derive(Clone, Debug)]
-struct Verdict {
-    success: bool,
-    reason: String,
-    message: String,
-}
-
-impl Verdict {
-    fn failure(reason: &str, message: &str) -> Self {
-        Self { success: false, reason: reason.into(), message: message.into() }
-    }
-
-    fn of(condition: &JobCondition, success: bool) -> Self {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        Self { success, reason: text(&condition.reason), message: text(&condition.message) }
-    }
-
-    /// The condition that announces it, and the one that closes the job.
-    fn types(&self) -> (&'static str, &'static str) {
-        if self.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") }
-    }
 }
 
 struct Draft<'a> {
@@ -189,82 +169,6 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    /// Uids whose pods have lost their finalizer become numbers.
-    fn count_untracked(&mut self) {
-        let held = self.status.uncounted_terminated_pods.take().unwrap_or_default();
-        let tracked: BTreeSet<&str> =
-            self.mine.iter().filter(|pod| is_tracked(pod)).filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        let split = |uids: Option<Vec<String>>| -> (Vec<String>, Vec<String>) {
-            uids.unwrap_or_default().into_iter().partition(|uid| tracked.contains(uid.as_str()))
-        };
-        let (succeeded, counted) = split(held.succeeded);
-        self.status.succeeded = some(self.status.succeeded.unwrap_or(0) + count(counted.len()));
-        let (failed, counted) = split(held.failed);
-        self.status.failed = some(self.status.failed.unwrap_or(0) + count(counted.len()));
-        self.uncounted = [succeeded, failed];
-    }
-
-    fn is_uncounted(&self, pod: &Pod) -> bool {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        self.uncounted.iter().flatten().any(|held| held == uid)
-    }
-
-    /// Whether an end of this pod is news.
-    fn is_new(&self, pod: &Pod) -> bool {
-        is_tracked(pod) && !self.is_uncounted(pod) && (!is_indexed(self.spec) || index_of(pod, self.spec).is_some())
-    }
-
-    fn new_ends(&self, ended: impl Fn(&Pod) -> bool) -> i32 {
-        count(self.mine.iter().filter(|pod| ended(pod) && self.is_new(pod)).count())
-    }
-
-    fn tally(&mut self) {
-        let counts = |pod: &Pod| has_failed(pod, self.spec) && policy::judge(self.spec, pod) != Judgement::Ignored;
-        self.failed = self.status.failed.unwrap_or(0) + count(self.uncounted[FAILED].len()) + self.new_ends(counts);
-        if !is_indexed(self.spec) {
-            let succeeded = self.status.succeeded.unwrap_or(0) + count(self.uncounted[SUCCEEDED].len());
-            self.succeeded = succeeded + self.new_ends(|pod| phase(pod) == "Succeeded");
-            return;
-        }
-        let completions = self.spec.completions.unwrap_or(0);
-        let index = |pod: &Arc<Pod>| index_of(pod, self.spec);
-        let succeeded = self.mine.iter().filter(|pod| phase(pod) == "Succeeded").filter_map(index).collect();
-        let known = self.status.completed_indexes.as_deref().unwrap_or_default();
-        self.done = Indexes::parse(known, completions).with(&succeeded);
-        self.succeeded = self.done.len();
-        if self.spec.backoff_limit_per_index.is_some() {
-            self.tally_failures_by_index(completions);
-        }
-    }
-
-    fn tally_failures_by_index(&mut self, completions: i32) {
-        let limit = self.spec.backoff_limit_per_index.unwrap_or(0);
-        let given_up = |pod: &&Arc<Pod>| match policy::judge(self.spec, pod) {
-            Judgement::FailsIndex => true,
-            Judgement::Ignored => false,
-            _ => pods::failures_before(pod).0 >= limit,
-        };
-        let failed: Vec<_> = self.mine.iter().filter(|pod| has_failed(pod, self.spec)).cloned().collect();
-        let index = |pod: &Arc<Pod>| index_of(pod, self.spec);
-        let new = failed.iter().filter(given_up).filter_map(index).collect();
-        let known = self.status.failed_indexes.as_deref().unwrap_or_default();
-        self.failed_indexes = Indexes::parse(known, completions).with(&new);
-        let active: BTreeSet<i32> = self.active.iter().filter_map(index).collect();
-        for pod in failed.iter().filter(|pod| is_tracked(pod)) {
-            let Some(index) = index(pod) else { continue };
-            if self.done.has(index) || self.failed_indexes.has(index) || active.contains(&index) {
-                continue;
-            }
-            let rank = |pod: &Pod| {
-                let (failed, ignored) = pods::failures_before(pod);
-                (failed + ignored, finished_at(pod))
-            };
-            if self.delayed.get(&index).is_none_or(|held| rank(held) <= rank(pod)) {
-                self.delayed.insert(index, pod.clone());
-            }
-        }
-    }
-
     fn is_suspended(&self) -> bool {
         self.spec.suspend.unwrap_or(false)
     }
@@ -290,83 +194,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn verdict(&mut self) -> Option<Verdict> {
-        if let Some(met) = condition(self.job, "SuccessCriteriaMet") {
-            return Some(Verdict::of(met, true));
-        }
-        if let Some(failed) = condition(self.job, "FailureTarget") {
-            return Some(Verdict::of(failed, false));
-        }
-        self.failure().or_else(|| self.success())
-    }
-
-    fn failure(&mut self) -> Option<Verdict> {
-        let failed = self.mine.iter().filter(|pod| has_failed(pod, self.spec));
-        let fatal = failed.map(|pod| policy::judge(self.spec, pod));
-        if let Some(message) = fatal.filter_map(|j| if let Judgement::FailsJob(m) = j { Some(m) } else { None }).next()
-        {
-            return Some(Verdict::failure("PodFailurePolicy", &message));
-        }
-        if self.failed > self.spec.backoff_limit.unwrap_or(6) || self.restarted_too_often() {
-            return Some(Verdict::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
-        }
-        if self.is_past_deadline() {
-            return Some(Verdict::failure("DeadlineExceeded", "Job was active longer than specified deadline"));
-        }
-        self.failure_by_index()
-    }
-
-    fn failure_by_index(&self) -> Option<Verdict> {
-        let failed = self.failed_indexes.len();
-        if self.spec.max_failed_indexes.is_some_and(|most| failed > most) {
-            let message = "Job has exceeded the specified maximal number of failed indexes";
-            return Some(Verdict::failure("MaxFailedIndexesExceeded", message));
-        }
-        let all = failed + self.done.len() >= self.spec.completions.unwrap_or(0);
-        (failed > 0 && all).then(|| Verdict::failure("FailedIndexes", "Job has failed indexes"))
-    }
-
-    /// Containers that are restarted in place count against the limit, too.
-    fn restarted_too_often(&self) -> bool {
-        if self.spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("OnFailure") {
-            return false;
-        }
-        let waiting = self.mine.iter().filter(|pod| matches!(phase(pod), "Running" | "Pending"));
-        let statuses = waiting
-            .filter_map(|pod| pod.status.as_ref())
-            .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten());
-        let restarts: i32 = statuses.map(|container| container.restart_count).sum();
-        restarts >= self.spec.backoff_limit.unwrap_or(6).max(1)
-    }
-
-    fn is_past_deadline(&mut self) -> bool {
-        let Some(deadline) = self.spec.active_deadline_seconds.filter(|_| !self.is_suspended()) else { return false };
-        let Some(start) = self.status.start_time.as_ref() else { return false };
-        let left = SignedDuration::from_secs(deadline) - self.now.duration_since(start.0);
-        if left > SignedDuration::ZERO {
-            self.look_again(left);
-        }
-        left <= SignedDuration::ZERO
-    }
-
     fn look_again(&mut self, after: SignedDuration) {
         let after = Duration::try_from(after).unwrap_or_default() + Duration::from_millis(1);
         self.plan.again = Some(self.plan.again.map_or(after, |sooner| sooner.min(after)));
-    }
-
-    fn success(&self) -> Option<Verdict> {
-        if let Some(message) = policy::succeeded(self.spec, &self.done).filter(|_| is_indexed(self.spec)) {
-            return Some(Verdict { success: true, reason: "SuccessPolicy".into(), message });
-        }
-        let enough = match self.spec.completions {
-            Some(completions) => self.succeeded >= completions,
-            None => self.succeeded > 0,
-        };
-        (enough && self.active.is_empty()).then(|| Verdict {
-            success: true,
-            reason: "CompletionsReached".into(),
-            message: "Reached expected number of succeeded pods".into(),
-        })
     }
 
     /// Sets a condition; tells whether that changed anything. What was never true need not be said to be false.
