@@ -55,6 +55,8 @@ pub struct World {
     arrives: BTreeMap<(usize, usize), u64>,
     latency_us: u64,
     loss_percent: u64,
+    /// Prints what each member is told and answers.
+    trace: bool,
 }
 
 impl World {
@@ -107,6 +109,7 @@ impl World {
             arrives: BTreeMap::new(),
             latency_us: 300,
             loss_percent: 0,
+            trace: std::env::var_os("MYCELIUM_SIM_TRACE").is_some(),
             random,
         };
         for at in 0..world.hosts.len() {
@@ -279,7 +282,11 @@ impl World {
     // --- Outputs ------------------------------------------------------------------------------------------------
 
     fn input(&mut self, at: usize, input: Input) {
+        let told = if self.trace { format!("{input:?}") } else { String::new() };
         let outputs = self.hosts[at].handle(self.now_us, input);
+        if self.trace && (told != "Tick" || !outputs.is_empty()) {
+            println!("{} us, {}: {told} -> {outputs:?}", self.now_us, self.hosts[at].name);
+        }
         for output in outputs {
             // A crash may come between any two acts.
             if self.loss_percent > 0 && !self.gentle && self.random.range(0, 4000) == 0 {
@@ -377,6 +384,9 @@ impl World {
 
     fn crash(&mut self, at: usize) {
         let down = self.random.range(20_000, 500_000);
+        if self.trace {
+            println!("{} us, {}: crashes", self.now_us, self.hosts[at].name);
+        }
         self.hosts[at].crash();
         self.hosts[at].up_at_us = self.now_us + down;
     }
@@ -473,7 +483,7 @@ impl World {
             let lasts = self.random.range(10_000, 700_000);
             self.pass(lasts);
             self.heal();
-            // Longer than a host is stopped, and than a suspicion takes.
+            // Longer than a host is stopped.
             self.pass(600_000);
             self.converge();
             assert!(!self.stuck, "one fault lost the VM:\n{}", self.describe());
@@ -510,7 +520,8 @@ impl World {
         }
     }
 
-    /// Protected, and the guest is heard outside.
+    /// Protected, and the guest is heard outside, and still protected: a primary that has not noticed yet that a backup
+    /// was restarted thinks that it is protected, and is heard again as soon as it knows that it is not.
     fn in_order(&mut self) -> bool {
         let (before, end) = (self.oracle.packets, self.now_us + 2_000_000);
         if !self.protected() {
@@ -519,7 +530,7 @@ impl World {
         while self.oracle.packets <= before + 2 && self.now_us < end {
             self.step();
         }
-        self.oracle.packets > before + 2
+        self.oracle.packets > before + 2 && self.protected()
     }
 
     // --- What is true -------------------------------------------------------------------------------------------
