@@ -71,6 +71,8 @@ pub(super) struct Peer {
     pub held: Option<Position>,
     pub gap: bool,
     pub lost: bool,
+    /// Output waited for it too long; until it gets on.
+    pub stalled: bool,
     /// A sync was begun when this epoch was the last: what is held up to it is about to be overwritten.
     pub syncing: Option<u64>,
     /// Of the report that told this.

@@ -12,6 +12,9 @@ use super::types::{Alone, Config, Name, OutputMode, Pledge, Position, Proposal, 
 /// A backup this many epochs behind is not made a holder yet, beside others: release would wait for it.
 const HOLDER_LAG_EPOCHS_MAX: u64 = 2;
 
+/// The same in best effort, where nothing waits: with one further behind more would be lost than the word promises.
+const HOLDER_LAG_EPOCHS_MAX_IN_BEST_EFFORT: u64 = 16;
+
 /// A change of membership.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Change {
@@ -97,7 +100,8 @@ impl Core {
         }
         let held = news.epoch(term, &own.config.base);
         let syncing = peer.syncing.filter(|since| held.is_none_or(|epoch| epoch <= *since));
-        *peer = Peer { syncing, lost: false, ..news };
+        let stalled = peer.stalled && held <= peer.epoch(term, &own.config.base);
+        *peer = Peer { syncing, stalled, lost: false, ..news };
         self.advance(out);
     }
 
@@ -335,10 +339,8 @@ impl Reign {
         if config.rules.output == OutputMode::BestEffort {
             return Some(sealed);
         }
-        if config.holders.is_empty() && config.rules.alone == Alone::GoOn {
-            // Output waits for a backup that follows although nothing obliges it to: on a slow link one that is always a
-            // little behind would never hold all that was released, and never be a holder.
-            let following = self.following(config, term).max();
+        if config.goes_on_alone() {
+            let following = self.following(config, term).map(|(_, epoch)| epoch).max();
             return Some(following.map_or(sealed, |epoch| self.released.unwrap_or(config.base.epoch).max(epoch)));
         }
         let epoch = |name| self.peers.get(name).and_then(|peer| peer.epoch(term, &config.base));
@@ -346,14 +348,6 @@ impl Reign {
         epochs.sort_by_key(|epoch| std::cmp::Reverse(*epoch));
         let needed = config.rules.policy.needed(epochs.len());
         epochs.get(needed.checked_sub(1)?).copied().flatten()
-    }
-
-    /// The epochs of the backups that follow without a gap.
-    fn following<'a>(&'a self, config: &'a Config, term: u64) -> impl Iterator<Item = u64> + 'a {
-        let peers = config.data.iter().filter_map(|name| self.peers.get(name));
-        let follows =
-            move |peer: &&Peer| !peer.lost && !peer.gap && peer.syncing.is_none() && peer.accepted.term == term;
-        peers.filter(follows).filter_map(move |peer| peer.epoch(term, &config.base))
     }
 
     /// Whether everything released so far is safe with the configuration too.
@@ -364,9 +358,18 @@ impl Reign {
             || self.safe(config, term, sealed) >= Some(released)
     }
 
-    fn add(&self, next: &mut Config, me: &Name, term: u64, sealed: u64, faults: Faults) {
+    /// The epoch that a backup must hold to be made a holder: what was released, for it must survive; and not much less than
+    /// others, who would wait for it.
+    fn floor(&self, next: &Config, sealed: u64) -> u64 {
+        if next.rules.output == OutputMode::BestEffort {
+            return sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX_IN_BEST_EFFORT);
+        }
         let near = if next.holders.is_empty() { 0 } else { sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX) };
-        let floor = self.released.unwrap_or(next.base.epoch).max(near);
+        self.released.unwrap_or(next.base.epoch).max(near)
+    }
+
+    fn add(&self, next: &mut Config, me: &Name, term: u64, sealed: u64, faults: Faults) {
+        let floor = self.floor(next, sealed);
         for (name, peer) in
             self.peers.iter().filter(|(name, peer)| *name != me && !peer.lost && peer.accepted.term == term)
         {

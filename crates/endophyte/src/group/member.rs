@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::core::{Core, Role};
 use super::detector::{Bounds, Detector};
 use super::election::{How, Refusal};
+use super::following::Wait;
 use super::leading::Change;
 use super::message::{Ballot, Message};
 use super::mutation::{Fault, Faults};
@@ -126,6 +127,8 @@ pub(super) struct Watch {
     pub lost: bool,
     /// When the latest heartbeat was sent that it answered in this term.
     pub answered_us: Option<u64>,
+    /// Output waits for it although it is no holder.
+    pub wait: Option<Wait>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -154,7 +157,7 @@ pub(super) enum Migration {
 pub struct Member {
     pub(super) core: Core,
     pub(super) timing: Timing,
-    now_us: u64,
+    pub(super) now_us: u64,
     /// The promise of a voter: to whom, and until when.
     promised_to: Option<Name>,
     pub(super) promise_until_us: u64,
@@ -267,7 +270,10 @@ impl Member {
         self.now_us = self.now_us.max(now_us);
         if passed > 2 * self.timing.heartbeat_us {
             self.watch.excuse(passed);
-            self.peers.values_mut().for_each(|peer| peer.detector.excuse(passed));
+            for peer in self.peers.values_mut() {
+                peer.detector.excuse(passed);
+                peer.wait.iter_mut().for_each(|wait| wait.excuse(passed));
+            }
         }
     }
 
@@ -355,6 +361,7 @@ impl Member {
         }
         if let Some(watch) = self.peers.get_mut(peer) {
             watch.detector.moves(self.now_us);
+            watch.wait.iter_mut().for_each(|wait| wait.moves(self.now_us));
         }
     }
 
@@ -363,6 +370,8 @@ impl Member {
             self.core.peer_lost(peer, out);
             self.core.sync_failed(peer);
             if let Some(watch) = self.peers.get_mut(peer) {
+                // It was gone, not slow: its absence is not to be taken for a hiccup.
+                watch.detector.broken(self.now_us);
                 watch.lost = true;
             }
         } else if self.core.following() == Some(peer) {
@@ -510,6 +519,7 @@ impl Member {
                 self.core.peer_lost(name, out);
             }
         }
+        self.watch_followers(out);
         self.stand_again(out);
     }
 
@@ -525,6 +535,7 @@ impl Member {
                 detector: detector.clone(),
                 lost: false,
                 answered_us: None,
+                wait: None,
             });
         }
     }

@@ -9,6 +9,7 @@
 pub mod core;
 pub mod detector;
 pub mod election;
+mod following;
 mod leading;
 mod member;
 pub mod message;

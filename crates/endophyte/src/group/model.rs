@@ -1,5 +1,5 @@
 //! The model check: an exhaustive search of the protocol core in small groups. Anybody may stand for election and any
-//! peer may be thought lost at any moment; messages, epochs and syncs overtake each other, arrive twice or never;
+//! peer may be thought lost, or stalled, at any moment; messages, epochs and syncs overtake each other, arrive twice or never;
 //! members crash and come back with their disk alone. Times do not exist, so nothing can depend on them.
 //!
 //! What is bounded is how often each of this happens ([`Budget`]), and the length of a run
@@ -71,6 +71,7 @@ enum Action {
     Crash(usize),
     Restart(usize),
     Lose(usize, usize),
+    Stall(usize, usize),
     Pledge(usize, usize),
     HandOver(usize, usize),
 }
@@ -183,6 +184,9 @@ impl Model for Group {
                 if left.losses > 0 && reign.peers.get(name).is_none_or(|peer| !peer.lost) {
                     actions.push(Action::Lose(at, other));
                 }
+                if left.losses > 0 && core.waited_for().contains_key(name) {
+                    actions.push(Action::Stall(at, other));
+                }
                 if left.migrations > 0 && core.can_hand_over(name) {
                     actions.push(Action::Pledge(at, other));
                     actions.push(Action::HandOver(at, other));
@@ -232,6 +236,11 @@ impl Model for Group {
             Action::Lose(at, other) => {
                 next.left.losses -= 1;
                 next.members[at].as_mut()?.peer_lost(&self.names()[other], &mut out);
+                at
+            }
+            Action::Stall(at, other) => {
+                next.left.losses -= 1;
+                next.members[at].as_mut()?.peer_stalls(&self.names()[other], &mut out);
                 at
             }
             Action::Pledge(at, other) => {
@@ -411,6 +420,7 @@ fn group(backups: usize, witnesses: usize, policy: Policy, alone: Alone, how: Ho
 fn model_one_backup() {
     let two = |alone, how, bounds| group(1, 0, Policy::Majority, alone, how, bounds);
     check("1+1, go on", two(Alone::GoOn, How::Automatic, [1, 1, 1, 1, 0, 0]), 10, 2);
+    check("1+1, stalled", two(Alone::GoOn, How::Automatic, [2, 1, 0, 2, 0, 0]), 9, 1);
     check("1+1, hold, by hand", two(Alone::Hold, How::ByHand, [1, 2, 1, 0, 0, 0]), 10, 1);
     check("1+1, migrated", two(Alone::GoOn, How::Automatic, [1, 1, 1, 0, 0, 1]), 10, 1);
 }

@@ -14,6 +14,7 @@ mod world;
 use std::panic::AssertUnwindSafe;
 
 use super::mutation::Fault;
+use super::types::{OutputMode, Rules};
 use world::{World, YEAR_US};
 
 /// A small generator (splitmix64).
@@ -127,6 +128,30 @@ fn simulation_a_primary_that_is_elected_again_keeps_a_backup() {
     }
     println!("elected again in {again} of 200 seeds, without a backup in seeds {bare:?}");
     assert!(again > 20 && bare.len() * 10 < again, "{again}, {bare:?}");
+}
+
+/// One that is always a few epochs behind, because its link is slow.
+#[test]
+fn simulation_a_backup_that_follows_slowly_becomes_a_holder() {
+    for output in [OutputMode::Commit, OutputMode::BestEffort] {
+        let mut world = World::one_backup(1, Rules { output, ..Rules::default() }, None);
+        world.restart_backup(100_000);
+        world.until(|world| world.protected(), 2_000_000);
+    }
+}
+
+/// It answers, and its epochs are stuck.
+#[test]
+fn simulation_output_does_not_wait_for_a_backup_that_stalls() {
+    let mut world = World::one_backup(1, Rules::default(), None);
+    world.restart_backup(10_000_000);
+    let before = world.oracle.packets;
+    world.pass(900_000);
+    assert_eq!(world.oracle.packets, before, "output waits for it at first");
+    world.pass(200_000);
+    assert!(world.oracle.packets > before + 30, "{}", world.describe());
+    world.bulk_us = 0;
+    world.until(|world| world.protected(), 12_000_000);
 }
 
 /// Each of these breaks something within a few seeds; the model check finds the others.

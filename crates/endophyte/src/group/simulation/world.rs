@@ -43,6 +43,8 @@ pub struct World {
     pub gentle: bool,
     /// Backups that had to be copied to.
     pub copied: BTreeSet<usize>,
+    /// What epochs and copies take longer than messages.
+    pub bulk_us: u64,
     hosts: Vec<Host>,
     witnesses: usize,
     random: Random,
@@ -78,7 +80,11 @@ impl World {
 
     /// One backup and a witness, output at once, no faults.
     pub fn best_effort(seed: u64, fault: Option<Fault>) -> Self {
-        let rules = Rules { output: OutputMode::BestEffort, ..Rules::default() };
+        Self::one_backup(seed, Rules { output: OutputMode::BestEffort, ..Rules::default() }, fault)
+    }
+
+    /// One backup and a witness, no faults.
+    pub fn one_backup(seed: u64, rules: Rules, fault: Option<Fault>) -> Self {
         Self::with(Random(seed), 1, 1, rules, fault)
     }
 
@@ -101,6 +107,7 @@ impl World {
             stuck: false,
             gentle: false,
             copied: BTreeSet::new(),
+            bulk_us: 0,
             witnesses,
             fault,
             events: BTreeMap::new(),
@@ -194,7 +201,7 @@ impl World {
         let mut at_us = self.now_us + delay;
         if !matches!(load, Load::Message(_)) {
             let last = self.arrives.entry((from, to)).or_default();
-            at_us = at_us.max(*last + 1);
+            at_us = (at_us + self.bulk_us).max(*last + 1);
             *last = at_us;
         }
         self.schedule(at_us, to, Event::Packet { from, load });
@@ -456,6 +463,22 @@ impl World {
         self.pass(500_000);
         self.heal();
         self.converge();
+    }
+
+    /// The backup is restarted, and copied to on a slow link. It is whole then, behind what was released meanwhile; what comes
+    /// after the copy takes `then_us`.
+    pub fn restart_backup(&mut self, then_us: u64) {
+        self.until(World::protected, 5_000_000);
+        self.hosts[1].crash();
+        self.bulk_us = 100_000;
+        self.pass(1_500_000);
+        self.start(1);
+        self.until(|world| !world.hosts[0].syncs.is_empty(), 1_000_000);
+        self.until(|world| world.hosts[0].syncs.is_empty(), 1_000_000);
+        self.bulk_us = then_us;
+        let held = |world: &World| world.hosts[0].member.as_ref().and_then(|member| member.held_by("b"));
+        self.until(|world| held(world).is_some(), 1_000_000);
+        assert!(!self.protected());
     }
 
     /// The primary is stopped for longer than its lease lasts. Whether it was elected again afterwards.
