@@ -1,13 +1,16 @@
-//! What the network knows of the cluster: services, their endpoints and the pods' host ports, cut down to what
+//! What the network knows of the cluster: services, endpoints, host ports, policies and whom they concern, cut down to what
 //! rules and names are made of. Rules and DNS answers come from this one picture.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
+use mycelium_api::selector::Selector;
 
+use crate::policy::model::{Labels, Pod, Policy};
 use crate::ruleset::Protocol;
 
 /// The label of an endpoint slice that names its service.
@@ -117,6 +120,12 @@ pub struct Cluster {
     pub slices: BTreeMap<ObjectName, BTreeMap<String, Slice>>,
     /// Host ports by pod.
     pub host_ports: BTreeMap<ObjectName, Vec<HostPort>>,
+    /// Network policies.
+    pub policies: BTreeMap<ObjectName, Policy>,
+    /// Pods, for policies.
+    pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    /// Labels of namespaces, which are in none themselves.
+    pub namespaces: BTreeMap<ObjectName, Labels>,
 }
 
 impl Cluster {
@@ -139,6 +148,23 @@ impl Cluster {
         };
         let ready = pick(|endpoint| endpoint.ready);
         if ready.is_empty() { pick(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
+    }
+
+    /// Whether a namespace has labels that satisfy a selector.
+    pub fn namespace_matches(&self, namespace: &str, selector: &Selector) -> bool {
+        self.namespaces.get(&(String::new(), namespace.to_owned())).is_some_and(|labels| selector.matches(labels))
+    }
+
+    /// Gives the pods of this node the addresses they really have: they have one before their status shows it, and none
+    /// any more while it still does.
+    pub fn place(&mut self, range: Ipv4Net, assigned: &BTreeMap<String, Ipv4Addr>) {
+        for pod in self.pods.values_mut() {
+            let shown = pod.ip.filter(|ip| !range.contains(ip));
+            let ip = assigned.get(&pod.uid).copied().or(shown);
+            if pod.ip != ip {
+                Arc::make_mut(pod).ip = ip;
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!                                                                          ├► affinity/...: the client's backend, or a random one
 //!                                                                          └► limited/...: only from some sources
 //!  postrouting: hairpin, loopback and what leaves the machine get an address that finds the way back
-//!  input, forward, output: what is still addressed to a service or an absent pod is rejected at once
+//!  input, forward, output: what is still addressed to a service or an absent pod is rejected at once; then policies
 //! ```
 //!
 //! Services keep the client's address: there is one node, so every answer passes the translation on its way back.
@@ -20,6 +20,7 @@ use ipnet::Ipv4Net;
 use crate::cluster::{Cluster, HostPort, ObjectName, Service, ServicePort};
 use crate::config::{Names, NetConfig};
 use crate::conntrack::Targets;
+use crate::policy;
 use crate::ruleset::{Chain, Key, Protocol, Ruleset, Set, Value};
 
 /// An address and a port.
@@ -29,7 +30,8 @@ const FRONTENDS: &str = "frontends";
 const BACKENDS: &str = "backends";
 const NODE_PORTS: &str = "node_ports";
 const NODE_BACKENDS: &str = "node_backends";
-const HAIRPIN: &str = "hairpin";
+/// Pairs of a backend and itself.
+pub(crate) const HAIRPIN: &str = "hairpin";
 const OUTSIDE: &str = "outside";
 const REFUSED: &str = "refused";
 const PICK: &str = "pick";
@@ -96,6 +98,7 @@ pub fn compile(site: &Site, cluster: &Cluster, previous: Option<&Ruleset>) -> Co
         out.host_port(host_port);
     }
     out.pickers();
+    policy::rules::add(&mut out.rules, site, cluster);
     Compiled { rules: out.rules, udp: out.udp }
 }
 

@@ -1,4 +1,4 @@
-//! Pod network, services and cluster DNS of one machine.
+//! Pod network, services, network policies and cluster DNS of one machine.
 //!
 //! Each pod hangs on a routed pair of interfaces ([`pod`]). Services are nftables rules: a pure function turns the
 //! cluster into rules ([`compile`]), the difference to the last ones becomes one transaction ([`ruleset`]), and `nft`
@@ -13,6 +13,7 @@
 //! | [`ipam`] | which pod has which address |
 //! | [`network`] | set up, attach, detach |
 //! | [`cluster`], [`compile`], [`ruleset`] | from services to rules |
+//! | [`policy`] | network policies, and their part of the rules |
 //! | [`programmer`], [`tracker`] | from rules to the kernel, from watches to the cluster |
 //! | [`dns`] | the cluster DNS server |
 //! | [`check`] | what the machine lacks |
@@ -28,12 +29,14 @@ pub mod dns;
 pub mod error;
 mod firewall;
 mod forwarding;
+mod guard;
 mod host;
 pub mod ipam;
 mod link;
 pub mod network;
 mod nft;
 pub mod pod;
+pub mod policy;
 pub mod programmer;
 pub mod resolv;
 pub mod ruleset;

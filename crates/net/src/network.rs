@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::cluster::Cluster;
 use crate::compile::{Site, compile};
 use crate::config::{Names, NetConfig};
 use crate::error::NetError;
+use crate::guard::{self, Guard};
 use crate::host;
 use crate::ipam::Ipam;
 use crate::nft;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     ipam: Mutex<Ipam>,
     /// Told when something that the rules depend on, but no watch shows, has changed.
     pub(crate) changed: Notify,
+    /// Which pods the rules in force know.
+    pub(crate) guard: watch::Sender<Guard>,
 }
 
 impl Network {
@@ -61,17 +64,30 @@ impl Network {
             let host = host?;
             let ipam = Mutex::new(Ipam::new(config.pod_cidr, host.pods));
             let api = Mutex::new(config.api);
-            let inner = Inner { config, names, mtu: host.mtu, api, ipam, changed: Notify::new() };
+            let inner = Inner {
+                config,
+                names,
+                mtu: host.mtu,
+                api,
+                ipam,
+                changed: Notify::new(),
+                guard: watch::Sender::default(),
+            };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
     }
 
     /// Connects the network namespace of a pod and gives it an address. Repeating it for the same pod keeps the address
-    /// and makes the connection anew.
+    /// and makes the connection anew. Returns when the policies that select the pod are in force.
     pub async fn attach_pod(&self, namespace: OwnedFd, uid: &str) -> Result<PodNet, NetError> {
-        let (network, uid) = (self.clone(), uid.to_owned());
-        blocking(move || network.attach(&namespace, &uid)).await
+        let (network, owned) = (self.clone(), uid.to_owned());
+        let net = blocking(move || network.attach(&namespace, &owned)).await?;
+        if self.inner.guard.borrow().is_open_to(uid) {
+            self.inner.changed.notify_one();
+            guard::wait(&self.inner.guard, uid).await;
+        }
+        Ok(net)
     }
 
     fn attach(&self, namespace: &OwnedFd, uid: &str) -> Result<PodNet, NetError> {

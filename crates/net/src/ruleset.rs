@@ -58,6 +58,10 @@ pub enum Key {
     NodePortSlot(Protocol, u16, u32),
     /// A source and a destination.
     Pair(Ipv4Addr, Ipv4Addr),
+    /// An address.
+    Address(Ipv4Addr),
+    /// An address and a port of a protocol that the set's name tells.
+    AddressPort(Ipv4Addr, u16),
 }
 
 impl fmt::Display for Key {
@@ -68,6 +72,8 @@ impl fmt::Display for Key {
             Self::NodePort(protocol, port) => write!(f, "{protocol} . {port}"),
             Self::NodePortSlot(protocol, port, slot) => write!(f, "{protocol} . {port} . {slot}"),
             Self::Pair(from, to) => write!(f, "{from} . {to}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::AddressPort(address, port) => write!(f, "{address} . {port}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The loop that keeps rules, load balancer addresses and DNS answers in step with the cluster.
+//! The loop that keeps rules, policies, load balancer addresses and DNS answers in step with the cluster.
 //!
 //! ```text
 //!  watches ─► tracker ─► (at most every 10 ms) compile ─► diff ─► nft ─► forget stale UDP flows
@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, select_all};
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Pod, Service as ApiService};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -25,6 +26,7 @@ use crate::cluster::{Cluster, ObjectName};
 use crate::compile::load_balancers;
 use crate::dns;
 use crate::error::NetError;
+use crate::guard::{Guard, Guarding};
 use crate::host;
 use crate::network::{Network, blocking};
 use crate::programmer::Programmer;
@@ -43,11 +45,12 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(crate) type Shared = Arc<RwLock<Arc<Cluster>>>;
 
 impl Network {
-    /// Follows the cluster until the future is dropped: programs services and host ports, answers DNS, gives load balancer
+    /// Follows the cluster until the future is dropped: programs services, host ports and policies, answers DNS, gives load balancer
     /// services their address. Fails only if the DNS address is gone: the network was torn down.
     pub async fn run(&self, client: Client) -> Result<(), NetError> {
         let cluster = Shared::default();
         let mut answering = std::pin::pin!(self.answer(cluster.clone()));
+        let _guard = Guarding::begin(&self.inner.guard);
         let mut following = std::pin::pin!(follow(self.clone(), client, cluster));
         tokio::select! {
             biased;
@@ -76,10 +79,14 @@ fn watches(client: &Client) -> SelectAll<BoxStream<'static, Result<Update, watch
     let services = watcher(Api::<ApiService>::all(client.clone()), config()).default_backoff();
     let slices = watcher(Api::<EndpointSlice>::all(client.clone()), config()).default_backoff();
     let pods = watcher(Api::<Pod>::all(client.clone()), config()).default_backoff();
+    let policies = watcher(Api::<NetworkPolicy>::all(client.clone()), config()).default_backoff();
+    let namespaces = watcher(Api::<Namespace>::all(client.clone()), config()).default_backoff();
     select_all([
         services.map(|event| event.map(Update::Service)).boxed(),
         slices.map(|event| event.map(Update::Slice)).boxed(),
         pods.map(|event| event.map(Update::Pod)).boxed(),
+        policies.map(|event| event.map(Update::Policy)).boxed(),
+        namespaces.map(|event| event.map(Update::Namespace)).boxed(),
     ])
 }
 
@@ -159,7 +166,13 @@ impl Loop {
     async fn program(&mut self) {
         self.due = None;
         self.last = Some(Instant::now());
-        let cluster = Arc::new(self.tracker.cluster.clone());
+        let mut cluster = self.tracker.cluster.clone();
+        if !cluster.policies.is_empty() {
+            let assigned = self.network.pods().into_iter().collect();
+            cluster.place(self.network.inner.config.pod_cidr, &assigned);
+        }
+        let guard = Guard::of(&cluster);
+        let cluster = Arc::new(cluster);
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
         let site = self.network.site();
         let table = self.network.inner.names.table.clone();
@@ -173,6 +186,9 @@ impl Loop {
         match done {
             Ok((programmer, result)) => {
                 self.programmer = programmer;
+                if result.is_ok() {
+                    self.network.inner.guard.send_replace(guard);
+                }
                 self.settle(result);
             }
             Err(e) => self.settle(Err(e)),

@@ -1,13 +1,16 @@
 //! Keeping the picture of the cluster up to date from watch events. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
 use crate::cluster::{Cluster, HostPort, ObjectName, Service, Slice};
+use crate::policy::model::{Pod, Policy};
 use crate::ruleset::Protocol;
 
 /// A watch event of one of the kinds we follow.
@@ -17,8 +20,12 @@ pub enum Update {
     Service(Event<core::Service>),
     /// Endpoints.
     Slice(Event<EndpointSlice>),
-    /// A pod, for its host ports.
+    /// A pod, for its host ports and for policies.
     Pod(Event<core::Pod>),
+    /// A network policy.
+    Policy(Event<NetworkPolicy>),
+    /// A namespace, for its labels.
+    Namespace(Event<core::Namespace>),
 }
 
 /// Progress of one kind's watch.
@@ -39,6 +46,8 @@ pub struct Tracker {
     services: Listing,
     slices: Listing,
     pods: Listing,
+    policies: Listing,
+    namespaces: Listing,
 }
 
 /// What an event means for the picture.
@@ -79,7 +88,9 @@ fn name<K: ResourceExt>(object: &K) -> ObjectName {
 impl Tracker {
     /// Whether every kind was listed: before that, rules of an earlier run are better than ours.
     pub fn complete(&self) -> bool {
-        self.services.complete && self.slices.complete && self.pods.complete
+        [&self.services, &self.slices, &self.pods, &self.policies, &self.namespaces]
+            .iter()
+            .all(|listing| listing.complete)
     }
 
     /// Takes an event in; says whether the picture changed.
@@ -91,12 +102,39 @@ impl Tracker {
                 apply(&mut self.cluster.services, step, |service| (name(service), Some(Service::from_api(service))))
             }
             Update::Slice(event) => self.slice(event),
-            Update::Pod(event) => {
-                let step = self.pods.step(event);
-                apply(&mut self.cluster.host_ports, step, |pod| (name(pod), host_ports(pod)))
+            Update::Pod(event) => self.pod(event),
+            Update::Policy(event) => {
+                let step = self.policies.step(event);
+                apply(&mut self.cluster.policies, step, |policy| (name(policy), Some(Policy::from_api(policy))))
+            }
+            Update::Namespace(event) => {
+                let step = self.namespaces.step(event);
+                let labels = |namespace: &core::Namespace| namespace.metadata.labels.clone().unwrap_or_default();
+                let changed = apply(&mut self.cluster.namespaces, step, |object| (name(object), Some(labels(object))));
+                changed && self.has_policies()
             }
         };
         changed || was_complete != self.complete()
+    }
+
+    /// Without policies, it does not matter who the pods are.
+    fn has_policies(&self) -> bool {
+        !self.cluster.policies.is_empty()
+    }
+
+    fn pod(&mut self, event: Event<core::Pod>) -> bool {
+        let step = self.pods.step(event);
+        let (ports, pods) = (&mut self.cluster.host_ports, &mut self.cluster.pods);
+        let (forwarded, concerned) = match step {
+            Step::Nothing => (false, false),
+            Step::Remove(name) => (ports.remove(&name).is_some(), pods.remove(&name).is_some()),
+            Step::Keep(names) => (keep(ports, &names), keep(pods, &names)),
+            Step::Put(pod) => {
+                let concerned = put(pods, name(&pod), Pod::from_api(&pod).map(Arc::new));
+                (put(ports, name(&pod), host_ports(&pod)), concerned)
+            }
+        };
+        forwarded || concerned && self.has_policies()
     }
 
     fn slice(&mut self, event: Event<EndpointSlice>) -> bool {
@@ -142,19 +180,28 @@ fn apply<K: ResourceExt, V: PartialEq>(
     match step {
         Step::Nothing => false,
         Step::Remove(name) => map.remove(&name).is_some(),
-        Step::Keep(names) => {
-            let before = map.len();
-            map.retain(|name, _| names.contains(name));
-            map.len() != before
+        Step::Keep(names) => keep(map, &names),
+        Step::Put(object) => {
+            let (name, value) = reduce(&object);
+            put(map, name, value)
         }
-        Step::Put(object) => match reduce(&object) {
-            (name, None) => map.remove(&name).is_some(),
-            (name, Some(value)) if map.get(&name) != Some(&value) => {
-                map.insert(name, value);
-                true
-            }
-            _ => false,
-        },
+    }
+}
+
+fn keep<V>(map: &mut BTreeMap<ObjectName, V>, names: &BTreeSet<ObjectName>) -> bool {
+    let before = map.len();
+    map.retain(|name, _| names.contains(name));
+    map.len() != before
+}
+
+fn put<V: PartialEq>(map: &mut BTreeMap<ObjectName, V>, name: ObjectName, value: Option<V>) -> bool {
+    match value {
+        None => map.remove(&name).is_some(),
+        Some(value) if map.get(&name) == Some(&value) => false,
+        Some(value) => {
+            map.insert(name, value);
+            true
+        }
     }
 }
 

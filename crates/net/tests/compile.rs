@@ -41,6 +41,8 @@ fn load(path: &Path) -> Cluster {
             "Service" => Update::Service(Event::Apply(serde_json::from_value(object).unwrap())),
             "EndpointSlice" => Update::Slice(Event::Apply(serde_json::from_value(object).unwrap())),
             "Pod" => Update::Pod(Event::Apply(serde_json::from_value(object).unwrap())),
+            "NetworkPolicy" => Update::Policy(Event::Apply(serde_json::from_value(object).unwrap())),
+            "Namespace" => Update::Namespace(Event::Apply(serde_json::from_value(object).unwrap())),
             other => panic!("no {other} here"),
         };
         tracker.update(update);
@@ -186,7 +188,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         prop::collection::btree_map(name(), prop::collection::btree_map("[ab]", slice(), 0..3), 0..5),
         prop::collection::btree_map(name(), prop::collection::vec(host_port, 0..2), 0..3),
     )
-        .prop_map(|(services, slices, host_ports)| Cluster { services, slices, host_ports })
+        .prop_map(|(services, slices, host_ports)| Cluster { services, slices, host_ports, ..Cluster::default() })
 }
 
 /// Every frontend that picks by number has a backend for each number, and each is one that should get connections.

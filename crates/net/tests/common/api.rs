@@ -30,7 +30,8 @@ pub struct Api(Arc<Mutex<State>>);
 type Stream = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
 fn plural(object: &Json) -> String {
-    format!("{}s", object["kind"].as_str().unwrap().to_lowercase())
+    let kind = object["kind"].as_str().unwrap().to_lowercase();
+    kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"))
 }
 
 impl Api {
@@ -39,7 +40,9 @@ impl Api {
         let mut state = self.0.lock().unwrap();
         state.revision += 1;
         object["metadata"]["resourceVersion"] = json!(state.revision.to_string());
-        object["metadata"]["namespace"] = json!("shop");
+        if object["kind"] != "Namespace" {
+            object["metadata"]["namespace"] = json!("shop");
+        }
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let plural = plural(&object);
         let known = state.objects.entry(plural.clone()).or_default().insert(name, object.clone()).is_some();
@@ -53,6 +56,7 @@ impl Api {
         state.tell(plural, "DELETED", &object);
     }
 
+    #[allow(dead_code, reason = "each test file uses a part")]
     pub fn patches(&self) -> Vec<(String, Json)> {
         self.0.lock().unwrap().patches.clone()
     }
