@@ -332,7 +332,9 @@ impl Member {
                     self.heard_primary(from);
                 }
                 if voted && self.core.term() > term {
-                    // Leave the candidate time to win.
+                    // Leave the candidate time to win. What this member asked before it voted is void: standing in the next
+                    // term on answers that are still on their way, it would take the votes back from the one it elected.
+                    self.round_number += 1;
                     self.delay_round(2 * self.timing.promise_us);
                 }
             }
