@@ -19,6 +19,7 @@ mod metrics;
 mod network;
 mod platform;
 mod pods;
+mod policies;
 mod probes;
 mod software;
 mod support;
