@@ -39,8 +39,11 @@ fn dns() -> Ipv4Addr {
     Ipv4Addr::new(10, 96, 0, 10)
 }
 
-/// Namespace, labels and named TCP port of an address.
-fn who(world: &Scene, ip: Ipv4Addr) -> Option<(usize, Json, Vec<(&'static str, &'static str, u16)>)> {
+/// Name, protocol and number.
+type NamedPort = (&'static str, &'static str, u16);
+
+/// Namespace, labels and named ports of an address.
+fn who(world: &Scene, ip: Ipv4Addr) -> Option<(usize, Json, Vec<NamedPort>)> {
     if ip == dns() {
         return Some((2, json!({"k8s-app": "kube-dns"}), vec![("dns", "UDP", 53), ("dns-tcp", "TCP", 53)]));
     }
