@@ -9,10 +9,8 @@ use super::mutation::{Fault, Faults};
 use super::output::Output;
 use super::types::{Alone, Config, Name, OutputMode, Pledge, Position, Proposal, Version};
 
-/// A backup this many epochs behind is not made a holder yet, beside others: release would wait for it.
-const HOLDER_LAG_EPOCHS_MAX: u64 = 2;
-
-/// The same in best effort, where nothing waits: with one further behind more would be lost than the word promises.
+/// In best effort, where release tells nothing, a backup further behind is not made a holder yet: with it more would be
+/// lost than the word promises.
 const HOLDER_LAG_EPOCHS_MAX_IN_BEST_EFFORT: u64 = 16;
 
 /// A change of membership.
@@ -358,14 +356,13 @@ impl Reign {
             || self.safe(config, term, sealed) >= Some(released)
     }
 
-    /// The epoch that a backup must hold to be made a holder: what was released, for it must survive; and not much less than
-    /// others, who would wait for it.
+    /// The epoch that a backup must hold to be made a holder: what was released, for that must survive. Where there are
+    /// holders this is what they have, and none of them waits for it; how much was sealed since tells only how slow links are.
     fn floor(&self, next: &Config, sealed: u64) -> u64 {
         if next.rules.output == OutputMode::BestEffort {
             return sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX_IN_BEST_EFFORT);
         }
-        let near = if next.holders.is_empty() { 0 } else { sealed.saturating_sub(HOLDER_LAG_EPOCHS_MAX) };
-        self.released.unwrap_or(next.base.epoch).max(near)
+        self.released.unwrap_or(next.base.epoch)
     }
 
     fn add(&self, next: &mut Config, me: &Name, term: u64, sealed: u64, faults: Faults) {

@@ -139,6 +139,20 @@ fn simulation_a_backup_that_follows_slowly_becomes_a_holder() {
         world.restart_backup(100_000);
         world.until(|world| world.protected(), 2_000_000);
     }
+    // Two of them.
+    let mut world = World::quiet(1);
+    world.bulk_us = 100_000;
+    world.until(|world| world.protected(), 5_000_000);
+}
+
+/// All faults, where an epoch takes longer than a checkpoint lasts.
+#[test]
+fn simulation_of_slow_links() {
+    for seed in 1..=200 {
+        let mut world = World::new(seed, None);
+        world.bulk_us = [20_000, 45_000, 90_000, 200_000][(seed % 4) as usize];
+        attempt(&mut world).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+    }
 }
 
 /// It answers, and its epochs are stuck.
