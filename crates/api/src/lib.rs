@@ -18,3 +18,4 @@ pub mod field;
 pub mod names;
 pub mod quantity;
 pub mod selector;
+pub mod storage;

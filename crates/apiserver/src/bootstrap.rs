@@ -1,10 +1,11 @@
-//! Objects that every cluster has: namespaces, roles, priority classes, the range of service addresses. Created where they are missing; what an
+//! Objects that every cluster has: namespaces, roles, priority classes, a storage class, the range of service addresses. Created where they are missing; what an
 //! administrator changed stays.
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use http::HeaderMap;
+use mycelium_api::storage;
 use serde_json::{Value, json};
 
 use crate::answer::Warnings;
@@ -34,7 +35,8 @@ async fn create_missing(server: Arc<Inner>) -> Result<(), ApiError> {
     let cidr =
         json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.service_cidr.trunc().to_string()]}});
     let range = std::iter::once(("networking.k8s.io", "servicecidrs", cidr));
-    let all = namespaces.chain(roles).chain(bindings).chain(classes).chain(range);
+    let storage = std::iter::once(("storage.k8s.io", "storageclasses", storage_class()));
+    let all = namespaces.chain(roles).chain(bindings).chain(classes).chain(range).chain(storage);
     let writes: Vec<_> = all.map(|(group, resource, object)| ensure(server.clone(), group, resource, object)).collect();
     futures::future::join_all(writes).await.into_iter().collect::<Result<(), ApiError>>()?;
     roles::aggregate(&server).await;
@@ -91,4 +93,21 @@ fn priority_classes() -> Vec<Value> {
             "Used for system critical pods that must not be moved from their node.",
         ),
     ]
+}
+
+/// Folders on this machine, for claims that name no class or one that an ordinary class goes by elsewhere.
+fn storage_class() -> Value {
+    json!({
+        "metadata": {
+            "name": storage::DEFAULT_CLASS,
+            "annotations": {
+                storage::IS_DEFAULT_CLASS: "true",
+                storage::ALIASES: storage::DEFAULT_ALIASES.join(","),
+            },
+        },
+        "provisioner": storage::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate",
+        "allowVolumeExpansion": true,
+    })
 }

@@ -320,4 +320,4 @@ pub const NGINX_MEANT: &[(&str, &str)] = &[
 pub const CLUSTER_ROLES: &[&str] = &["cluster-admin", "admin", "edit", "view"];
 
 /// Names of storage classes by which clusters mean their ordinary one.
-pub const ALIASED_CLASSES: &[&str] = &["standard", "local-path", "default"];
+pub const ALIASED_CLASSES: &[&str] = mycelium_api::storage::DEFAULT_ALIASES;

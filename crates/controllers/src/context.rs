@@ -5,10 +5,12 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, Resource};
 use mycelium_api::env::Env;
 use tokio::task::JoinSet;
@@ -24,7 +26,7 @@ pub const ROOT_CA: &str = "kube-root-ca.crt";
 /// One watch per kind.
 #[derive(Clone)]
 pub struct Caches {
-    /// Pods, also by `owner:<uid>`, `orphan:<namespace>` and `node:<name>`.
+    /// Pods, also by `owner:<uid>`, `orphan:<namespace>`, `node:<name>` and `claim:<namespace>/<name>`.
     pub pods: Cache<Pod>,
     /// Nodes.
     pub nodes: Cache<Node>,
@@ -60,6 +62,10 @@ pub struct Caches {
     pub replication_controllers: Cache<ReplicationController>,
     /// Claims for storage.
     pub claims: Cache<PersistentVolumeClaim>,
+    /// Volumes.
+    pub volumes: Cache<PersistentVolume>,
+    /// Storage classes.
+    pub classes: Cache<StorageClass>,
     /// PodDisruptionBudgets.
     pub budgets: Cache<PodDisruptionBudget>,
     /// HorizontalPodAutoscalers.
@@ -87,6 +93,8 @@ impl Default for Caches {
             cron_jobs: Cache::default(),
             replication_controllers: Cache::default(),
             claims: Cache::default(),
+            volumes: Cache::default(),
+            classes: Cache::default(),
             budgets: Cache::default(),
             autoscalers: Cache::default(),
         }
@@ -103,6 +111,8 @@ fn owner_terms(object: &impl Resource) -> Vec<String> {
 fn pod_terms(pod: &Pod) -> Vec<String> {
     let mut terms = owner_terms(pod);
     terms.extend(node_name(pod).map(|node| format!("node:{node}")));
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    terms.extend(crate::volumes::claims_of(pod).map(|(_, claim)| format!("claim:{namespace}/{claim}")));
     terms
 }
 
@@ -136,6 +146,8 @@ impl Caches {
         follow(&self.cron_jobs, client, tasks);
         follow(&self.replication_controllers, client, tasks);
         follow(&self.claims, client, tasks);
+        follow(&self.volumes, client, tasks);
+        follow(&self.classes, client, tasks);
         follow(&self.budgets, client, tasks);
         follow(&self.autoscalers, client, tasks);
     }
@@ -160,6 +172,8 @@ impl Caches {
         self.cron_jobs.synced().await;
         self.replication_controllers.synced().await;
         self.claims.synced().await;
+        self.volumes.synced().await;
+        self.classes.synced().await;
         self.budgets.synced().await;
         self.autoscalers.synced().await;
     }

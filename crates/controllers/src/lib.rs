@@ -30,6 +30,7 @@ pub mod scheduler;
 pub mod service_account;
 pub mod statefulset;
 pub mod stream;
+pub mod volumes;
 pub mod write;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -72,6 +73,8 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(service_account::start(&context, options.root_ca));
     tasks.spawn(node_lifecycle::start(&context));
     tasks.spawn(pod_gc::start(&context));
+    tasks.spawn(volumes::start(&context));
+    tasks.spawn(volumes::ephemeral::start(&context));
     context.caches.start(&client, &mut tasks);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

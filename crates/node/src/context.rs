@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use mycelium_api::env::Env;
@@ -17,6 +17,7 @@ use crate::pod::downward::Facts;
 use crate::pod::environment::Objects;
 use crate::pod::status::Host;
 use crate::spec::oci::Machine;
+use crate::volumes::persistent::{self, Claimed};
 
 /// What every pod worker needs.
 pub struct Context {
@@ -30,6 +31,8 @@ pub struct Context {
     pub network: Arc<dyn PodNetwork>,
     /// Where pods' folders are.
     pub pods: PathBuf,
+    /// Where the folders of volumes are.
+    pub volumes: PathBuf,
     /// Where profiles of `seccompProfile.localhostProfile` are.
     pub seccomp: PathBuf,
     /// The engine's id on this machine.
@@ -83,7 +86,28 @@ impl Context {
         Ok(Objects {
             config_maps: maps.into_iter().filter_map(|(name, object)| Some((name, object?))).collect(),
             secrets: secrets.into_iter().filter_map(|(name, object)| Some((name, object?))).collect(),
+            claims: self.claims(pod).await?,
         })
+    }
+
+    /// Finds the volumes behind a pod's claims.
+    async fn claims(&self, pod: &Pod) -> Result<BTreeMap<String, Result<Claimed, String>>, kube::Error> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let mut found = BTreeMap::new();
+        for volume in crate::volumes::of(pod) {
+            let Some(name) = persistent::claim_name(pod, volume) else { continue };
+            let claim = claims.get_opt(&name).await?;
+            let held = claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+            let held = match held.filter(|name| !name.is_empty()) {
+                Some(name) => volumes.get_opt(&name).await?,
+                None => None,
+            };
+            let claimed = persistent::claimed(claim.as_ref(), held.as_ref(), &name, &self.volumes);
+            found.insert(volume.name.clone(), claimed);
+        }
+        Ok(found)
     }
 
     /// The services that a pod's variables point at.

@@ -48,6 +48,8 @@ pub struct NodeConfig {
     pub network: Arc<dyn PodNetwork>,
     /// Where the engine keeps its data.
     pub data_dir: PathBuf,
+    /// Where the folders of volumes are: one place for all nodes of a machine.
+    pub volumes: PathBuf,
     /// The engine's id on this machine.
     pub instance: String,
     /// The node's name.
@@ -132,6 +134,7 @@ impl Node {
             images: config.images,
             network: config.network,
             pods,
+            volumes: config.volumes,
             seccomp: config.data_dir.join("seccomp"),
             instance: config.instance,
             shim: config.shim,
@@ -159,6 +162,7 @@ impl Node {
         tasks.spawn(registrar.keep(node));
         tasks.spawn(follow(inner.clone()));
         tasks.spawn(collect_images(inner.clone()));
+        tasks.spawn(crate::volumes::reclaim::run(ctx));
         tokio::select! {
             biased;
             () = shutdown => {}

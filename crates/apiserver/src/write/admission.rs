@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mycelium_api::quantity::Quantity;
+use mycelium_api::storage;
 use mycelium_kinds::admission;
 use mycelium_store::{Expect, Op};
 use serde_json::{Value, json};
@@ -41,6 +43,18 @@ pub fn prepared(cx: &Context<'_>, object: &mut Value) {
         definition::establish(&cx.server.store, object, None, &cx.server.env.now_rfc3339());
         ending::hold(object);
     }
+    let protection = match cx.resource.name() {
+        "persistentvolumeclaims" => Some(storage::CLAIM_PROTECTION),
+        "persistentvolumes" => Some(storage::VOLUME_PROTECTION),
+        _ => None,
+    };
+    if let Some(protection) = protection.filter(|_| cx.resource.group().is_empty()) {
+        let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == protection) {
+            finalizers.push(json!(protection));
+        }
+        object["metadata"]["finalizers"] = json!(finalizers);
+    }
     if cx.resource.kind() == "ValidatingAdmissionPolicy" {
         let found = types::checked(&cx.server.table(), &object["spec"]);
         object["status"] = json!({"observedGeneration": 1, "typeChecking": found});
@@ -64,6 +78,7 @@ pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), A
     }
     if cx.resource.is_core("persistentvolumeclaims") && cx.subresource().is_none() {
         limit_claim(cx, object)?;
+        resize(cx, object, old)?;
     }
     escalation::check(cx, object, Some(old))
 }
@@ -136,6 +151,31 @@ fn limit_claim(cx: &Context<'_>, claim: &Value) -> Result<(), ApiError> {
     let ranges = limit_ranges(cx)?;
     let faults = ranges.iter().flat_map(|range| admission::limit_range::check_claim(claim, range)).collect();
     within_limits(cx, claim, faults)
+}
+
+/// Only what was made by a class that lets its claims grow may grow.
+fn resize(cx: &Context<'_>, claim: &Value, old: &Value) -> Result<(), ApiError> {
+    let size = |claim: &Value| Quantity::from_json(&claim["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
+    if size(claim) <= size(old) || old["status"]["phase"] != "Bound" {
+        return Ok(());
+    }
+    let read = |prefix: &str, name: &Value| {
+        let key = format!("{prefix}{}", name.as_str().unwrap_or_default());
+        let entry = cx.server.store.get(&key)?;
+        cx.server.parsed.get(&entry.key, &entry.value, entry.mod_revision).ok()
+    };
+    const CLASSES: &str = "/registry/storage.k8s.io/storageclasses/";
+    let class = read(CLASSES, &claim["spec"]["storageClassName"]).or_else(|| {
+        // A class that is served under another name.
+        let volume = read("/registry/core/persistentvolumes/", &claim["spec"]["volumeName"])?;
+        let ours = volume["metadata"]["annotations"][storage::PROVISIONED_BY] == storage::PROVISIONER;
+        ours.then(|| read(CLASSES, &json!(storage::DEFAULT_CLASS)))?
+    });
+    if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(ApiError::forbidden(subject(cx, claim), why))
 }
 
 fn within_limits(cx: &Context<'_>, object: &Value, faults: Vec<String>) -> Result<(), ApiError> {

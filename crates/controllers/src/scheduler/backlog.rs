@@ -78,6 +78,12 @@ impl Backlog {
         self.aside.insert(key.clone(), Aside { place, from: now, until: now + PATIENCE, woken: false });
     }
 
+    /// Sets a pod aside until something happens, or for this long.
+    pub fn set_aside_for(&mut self, key: &Key, priority: i32, created: Timestamp, now: Instant, time: Duration) {
+        let place = (Reverse(priority), created, key.clone());
+        self.aside.insert(key.clone(), Aside { place, from: now, until: now + time.min(PATIENCE), woken: false });
+    }
+
     /// Something happened that may help the pods that `concerns` names.
     pub fn wake(&mut self, concerns: impl Fn(&Key) -> bool) {
         for (_, aside) in self.aside.iter_mut().filter(|(key, aside)| !aside.woken && concerns(key)) {

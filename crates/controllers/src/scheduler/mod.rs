@@ -11,11 +11,13 @@ mod pod;
 mod preempt;
 mod resources;
 mod score;
+mod storage;
 mod why;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -32,9 +34,11 @@ use crate::cache::{Cache, Key, Object};
 use crate::context::Context;
 use crate::events::Type;
 use crate::objects::{is_terminal, node_name, pod_condition, seconds};
+use crate::volumes::claims_of;
 use crate::write::{Delete, Error, Part, Writer};
 use backlog::Backlog;
 use plan::Board;
+use storage::Storage;
 pub use pod::tolerates;
 pub use preempt::Preemption;
 pub use why::Unfit;
@@ -50,6 +54,8 @@ const COMPONENT: &str = "default-scheduler";
 const FIELD_MANAGER: &str = "kube-scheduler";
 /// Pods placed before the scheduler looks up again.
 const ROUND: usize = 64;
+/// Volumes that were asked for and are not there after this long are asked for again.
+const VOLUMES_RETRY: Duration = Duration::from_secs(10);
 /// Writes under way at once.
 const WRITES: usize = 128;
 
@@ -84,6 +90,9 @@ pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
         pods: Changed::of(&caches.pods, &notify),
         nodes: Changed::of(&caches.nodes, &notify),
         namespaces: Changed::of(&caches.namespaces, &notify),
+        claims: Changed::of(&caches.claims, &notify),
+        volumes: Changed::of(&caches.volumes, &notify),
+        classes: Changed::of(&caches.classes, &notify),
         notify,
         context: context.clone(),
         writer: Writer::new(context.writer.client().clone(), FIELD_MANAGER),
@@ -105,6 +114,9 @@ struct Scheduler {
     pods: Changed,
     nodes: Changed,
     namespaces: Changed,
+    claims: Changed,
+    volumes: Changed,
+    classes: Changed,
     notify: Arc<Notify>,
     context: Context,
     writer: Writer,
@@ -127,7 +139,7 @@ impl Scheduler {
                 writes.extend(self.attempt(&key));
             }
             let ready = self.backlog.is_busy() && writes.len() < WRITES;
-            let due = self.backlog.next_due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
+            let due = self.backlog.next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 biased;
                 Some(done) = writes.next(), if !writes.is_empty() => self.settle(done),
@@ -143,6 +155,7 @@ impl Scheduler {
         let caches = &self.context.caches;
         let mut roomier = false;
         let mut rearranged = false;
+        let mut released = [&self.claims, &self.volumes, &self.classes].map(|changed| !changed.take().is_empty()).contains(&true);
         for key in self.namespaces.take() {
             if let Some(namespace) = caches.namespaces.get(&key) {
                 let labels = namespace.metadata.labels.clone().unwrap_or_default();
@@ -170,10 +183,16 @@ impl Scheduler {
                     }
                 }
                 None => {
+                    released |= true;
                     roomier |= self.board.remove_pod(&key);
                     self.backlog.remove(&key);
                 }
             }
+        }
+        if released {
+            let pods = &caches.pods;
+            let concerned = |key: &Key| pods.get(key).is_some_and(|pod| claims_of(&pod).next().is_some());
+            self.backlog.wake(concerned);
         }
         if roomier {
             self.backlog.wake(|_| true);
@@ -189,7 +208,13 @@ impl Scheduler {
         if !self.board.is_waiting(key) {
             return None;
         }
+        let storage = match storage::look(&pod, &self.context.caches, self.context.env.now()) {
+            Ok(storage) => Arc::new(storage),
+            Err(refusal) => return self.refuse(key, pod, refusal),
+        };
+        self.board.set_storage(key, &storage);
         match self.board.place(key) {
+            Ok(node) if storage.is_late() => self.find_volumes(key, &pod, &storage, &node),
             Ok(node) => {
                 self.board.assume(key, &node);
                 let (writer, key) = (self.writer.clone(), key.clone());
@@ -200,6 +225,37 @@ impl Scheduler {
             }
             Err(unfit) => Some(self.make_room(key, pod, &unfit)),
         }
+    }
+
+    /// Sets a pod aside that no node can have before its claims are in order.
+    fn refuse(&mut self, key: &Key, pod: Arc<Pod>, refusal: storage::Refusal) -> Option<Work> {
+        let now = Instant::now();
+        let (priority, created) = (priority(&pod), created(&pod));
+        if let Some(quiet) = refusal.quiet {
+            let time = Duration::try_from(quiet).unwrap_or_default();
+            self.backlog.set_aside_for(key, priority, created, now, time);
+            return None;
+        }
+        self.backlog.set_aside_for(key, priority, created, now, Duration::MAX);
+        let unfit = Unfit::refused(self.board.size(), refusal.message);
+        let context = Context { writer: self.writer.clone(), ..self.context.clone() };
+        Some(Box::pin(async move {
+            report(&context, &pod, &unfit.with_preemption(""), None).await;
+            Done::Reported
+        }))
+    }
+
+    /// Asks for the volumes that depend on the node. The pod is placed when they are bound.
+    fn find_volumes(&mut self, key: &Key, pod: &Pod, storage: &Storage, node: &str) -> Option<Work> {
+        self.backlog.set_aside_for(key, priority(pod), created(pod), Instant::now(), VOLUMES_RETRY);
+        let node = self.board.node(node)?.clone();
+        let (caches, writer, storage) = (self.context.caches.clone(), self.writer.clone(), storage.clone());
+        Some(Box::pin(async move {
+            if let Err(error) = storage.choose(&caches, &writer, &node).await {
+                tracing::debug!(error = error.message(), "volumes not asked for");
+            }
+            Done::Reported
+        }))
     }
 
     /// Drives less important pods out for one that fits nowhere, if that helps; and tells why it waits.

@@ -12,6 +12,7 @@ use super::around::Surroundings;
 use super::census::{Census, Namespaces};
 use super::node::Node;
 use super::pod::PodInfo;
+use super::storage::Storage;
 use super::why::{Reason, Unfit};
 use crate::cache::Key;
 use crate::objects::{is_terminal, node_name};
@@ -28,6 +29,8 @@ pub(super) struct Entry {
     assumed: bool,
     /// On its way out.
     pub(super) deleting: bool,
+    /// What its claims demand.
+    pub(super) storage: Arc<Storage>,
 }
 
 /// All nodes and pods.
@@ -169,7 +172,7 @@ impl Board {
             Some((*slot, entry.info.as_ref()))
         });
         self.census.learn(&info, &self.nodes, placed, &self.namespaces);
-        self.pods.insert(key.clone(), Entry { info: Arc::new(info), node: None, assumed: false, deleting: false });
+        self.pods.insert(key.clone(), Entry { info: Arc::new(info), node: None, assumed: false, deleting: false, storage: Arc::default() });
         if let Some(node) = node {
             self.put_on(&key, &node);
         }
@@ -229,6 +232,23 @@ impl Board {
         }
     }
 
+    /// What the claims of a pod demand of a node.
+    pub fn set_storage(&mut self, key: &Key, storage: &Arc<Storage>) {
+        if let Some(entry) = self.pods.get_mut(key) {
+            entry.storage = storage.clone();
+        }
+    }
+
+    /// How many nodes there are.
+    pub fn size(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// A node as the scheduler sees it.
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.slots.get(name).and_then(|slot| self.nodes[*slot].as_ref())
+    }
+
     /// Whether the pod is known and on no node.
     pub fn is_waiting(&self, key: &Key) -> bool {
         self.pods.get(key).is_some_and(|entry| entry.node.is_none())
@@ -241,7 +261,8 @@ impl Board {
 
     /// The node for a pod, or why there is none.
     pub fn place(&mut self, key: &Key) -> Result<String, Unfit> {
-        let Some(info) = self.pods.get(key).map(|entry| entry.info.clone()) else { return Err(Unfit::default()) };
+        let found = self.pods.get(key).map(|entry| (entry.info.clone(), entry.storage.clone()));
+        let Some((info, storage)) = found else { return Err(Unfit::default()) };
         let around = Surroundings::new(&info, &self.census, &self.nodes, &self.namespaces);
         let wanted = self.sample();
         let mut feasible = Vec::with_capacity(wanted.min(self.nodes.len()));
@@ -250,7 +271,7 @@ impl Board {
             let slot = (self.start + offset) % self.nodes.len();
             seen = offset + 1;
             if let Some(node) = &self.nodes[slot]
-                && suits(&info, node, slot, &around)
+                && suits(&info, &storage, node, slot, &around)
             {
                 feasible.push(slot);
                 if feasible.len() >= wanted {
@@ -259,7 +280,7 @@ impl Board {
             }
         }
         let best = super::score::best(&info, &self.nodes, &feasible, &around, self.soft_taints > 0);
-        let Some(best) = best else { return Err(self.explain(&info, &around)) };
+        let Some(best) = best else { return Err(self.explain(&info, &storage, &around)) };
         let name = self.nodes[best].as_ref().map(|node| node.name.clone()).unwrap_or_default();
         self.start = (self.start + seen) % self.nodes.len();
         Ok(name)
@@ -275,11 +296,11 @@ impl Board {
         (total * percent / 100).max(ENOUGH)
     }
 
-    fn explain(&self, info: &PodInfo, around: &Surroundings<'_>) -> Unfit {
+    fn explain(&self, info: &PodInfo, storage: &Storage, around: &Surroundings<'_>) -> Unfit {
         let mut unfit = Unfit::of(self.slots.len());
         for (slot, node) in self.nodes.iter().enumerate() {
             if let Some(node) = node {
-                unfit.add(&objections(info, node, slot, around));
+                unfit.add(&objections(info, storage, node, slot, around));
             }
         }
         unfit
@@ -299,17 +320,30 @@ fn port_taken(info: &PodInfo, node: &Node) -> bool {
 }
 
 /// Whether nothing speaks against the node.
-pub(super) fn suits(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> bool {
+pub(super) fn suits(
+    info: &PodInfo,
+    storage: &Storage,
+    node: &Node,
+    slot: usize,
+    around: &Surroundings<'_>,
+) -> bool {
     !cordoned(info, node)
         && node.hard_taints.iter().all(|taint| info.tolerates(taint))
         && info.allows(node)
         && !port_taken(info, node)
         && node.fits(info, |_| {})
+        && storage.objection(node).is_none()
         && around.bars(slot).is_none()
 }
 
 /// What speaks against the node: the first kind of objection, with all its reasons.
-pub(super) fn objections(info: &PodInfo, node: &Node, slot: usize, around: &Surroundings<'_>) -> Vec<Reason> {
+pub(super) fn objections(
+    info: &PodInfo,
+    storage: &Storage,
+    node: &Node,
+    slot: usize,
+    around: &Surroundings<'_>,
+) -> Vec<Reason> {
     if cordoned(info, node) {
         return vec![Reason::Unschedulable];
     }
@@ -324,5 +358,8 @@ pub(super) fn objections(info: &PodInfo, node: &Node, slot: usize, around: &Surr
     }
     let mut short = Vec::new();
     node.fits(info, |shortage| short.push(Reason::Short(shortage)));
-    if short.is_empty() { around.bars(slot).into_iter().collect() } else { short }
+    if !short.is_empty() {
+        return short;
+    }
+    storage.objection(node).or_else(|| around.bars(slot)).into_iter().collect()
 }

@@ -85,7 +85,8 @@ impl Demand {
 pub struct NodeTerm(Vec<Demand>);
 
 impl NodeTerm {
-    fn new(term: &NodeSelectorTerm) -> Self {
+    /// Compiles a term.
+    pub fn new(term: &NodeSelectorTerm) -> Self {
         let labels = term.match_expressions.iter().flatten().map(Demand::label);
         let all: Vec<_> = labels.chain(term.match_fields.iter().flatten().map(Demand::field)).collect();
         // A term that demands nothing selects nothing.

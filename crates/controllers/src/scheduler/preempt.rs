@@ -26,7 +26,8 @@ type Cost = (i32, i64, usize);
 impl Board {
     /// Finds the node where the least is lost. The text says why there is none.
     pub fn preempt(&mut self, key: &Key) -> Result<Preemption, &'static str> {
-        let Some(info) = self.pods.get(key).map(|entry| entry.info.clone()) else { return Err("") };
+        let found = self.pods.get(key).map(|entry| (entry.info.clone(), entry.storage.clone()));
+        let Some((info, storage)) = found else { return Err("") };
         if info.never_preempts {
             return Err("not eligible due to preemptionPolicy=Never.");
         }
@@ -36,7 +37,7 @@ impl Board {
         let around = Surroundings::new(&info, &self.census, &self.nodes, &self.namespaces);
         let curable = |slot: &usize| {
             self.nodes[*slot].as_ref().is_some_and(|node| {
-                let objections = objections(&info, node, *slot, &around);
+                let objections = objections(&info, &storage, node, *slot, &around);
                 !objections.is_empty() && objections.iter().all(Reason::is_curable)
             })
         };
@@ -65,7 +66,7 @@ impl Board {
     fn fits_on(&self, key: &Key, slot: usize) -> bool {
         let (Some(entry), Some(node)) = (self.pods.get(key), &self.nodes[slot]) else { return false };
         let around = Surroundings::new(&entry.info, &self.census, &self.nodes, &self.namespaces);
-        suits(&entry.info, node, slot, &around)
+        suits(&entry.info, &entry.storage, node, slot, &around)
     }
 
     fn victims(&mut self, key: &Key, slot: usize) -> Option<(Cost, Preemption)> {

@@ -18,6 +18,14 @@ pub enum Reason {
     Ports,
     /// Something is short.
     Short(Shortage),
+    /// Another pod has a claim that only one pod may have.
+    VolumeTaken,
+    /// A claim is bound to a volume that is not there.
+    VolumeGone,
+    /// A volume cannot be reached from the node.
+    VolumeAffinity,
+    /// No volume suits a claim, and none can be made.
+    VolumeMissing,
     /// The node lacks the label of a spread constraint.
     SpreadLabel,
     /// A spread constraint.
@@ -39,6 +47,12 @@ impl fmt::Display for Reason {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::Short(Shortage::Pods) => "Too many pods",
             Self::Short(Shortage::Resource(name)) => return write!(f, "Insufficient {name}"),
+            Self::VolumeTaken => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            }
+            Self::VolumeGone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+            Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
+            Self::VolumeMissing => "node(s) didn't find available persistent volumes to bind",
             Self::SpreadLabel => "node(s) didn't match pod topology spread constraints (missing required label)",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
             Self::Affinity => "node(s) didn't match pod affinity rules",
@@ -61,12 +75,19 @@ pub struct Unfit {
     nodes: usize,
     curable: usize,
     reasons: BTreeMap<String, usize>,
+    /// Said instead of reasons: what keeps the pod off every node.
+    refusal: Option<String>,
 }
 
 impl Unfit {
     /// Starts the account for a number of nodes.
     pub fn of(nodes: usize) -> Self {
         Self { nodes, ..Self::default() }
+    }
+
+    /// The pod was refused before any node was looked at.
+    pub fn refused(nodes: usize, why: String) -> Self {
+        Self { nodes, refusal: Some(why), ..Self::default() }
     }
 
     /// Adds what kept the pod off one node.
@@ -104,6 +125,9 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
+        }
+        if let Some(refusal) = &self.refusal {
+            return write!(f, "0/{} nodes are available: {refusal}.", self.nodes);
         }
         let mut counted: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         counted.sort();

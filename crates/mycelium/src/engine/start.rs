@@ -219,6 +219,7 @@ fn node(
         images: Arc::new(Images::open(instance.path("images"))?),
         network: Arc::new(network.clone()),
         data_dir: instance.dir().to_owned(),
+        volumes: instance.path("volumes"),
         instance: instance.id(),
         name: config.node_name.clone(),
         ips: vec![network.node_ip().to_string()],

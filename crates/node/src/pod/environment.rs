@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Serv
 
 use super::downward::{DownwardError, Facts, field, resource};
 use crate::spec::expand::expand;
+use crate::volumes::persistent::Claimed;
 
 /// The objects a pod refers to, as far as they exist.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub struct Objects {
     pub config_maps: BTreeMap<String, ConfigMap>,
     /// By name.
     pub secrets: BTreeMap<String, Secret>,
+    /// The volumes behind claims, by the name of the volume in the pod.
+    pub claims: BTreeMap<String, Result<Claimed, String>>,
 }
 
 /// Why the variables cannot be determined. The texts are the kubelet's.

@@ -6,9 +6,12 @@
 //! | `configMap`, `downwardAPI` | `volumes/<name>`, files as [`atomic`] lays them out |
 //! | `secret`, `projected` | the same below the shim's memory file system: they never touch the disk |
 //! | `hostPath` | where it is |
+//! | `persistentVolumeClaim`, `ephemeral` | `volumes/<name>` is a link to where [`persistent`] finds it |
 
 pub mod atomic;
 pub mod payload;
+pub mod persistent;
+pub mod reclaim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,10 +72,21 @@ pub fn memory_volumes(pod: &Pod, dir: &Path) -> Vec<(PathBuf, u64)> {
     of(pod).iter().filter(|v| in_memory(v)).map(|v| (dir.join("volumes").join(&v.name), size(v))).collect()
 }
 
+fn is_claim(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+}
+
+fn link(volume: &Volume, dir: &Path) -> PathBuf {
+    dir.join("volumes").join(&volume.name)
+}
+
 /// Where a volume is, in the shim's view of the file system.
 pub fn path(volume: &Volume, dir: &Path) -> Option<PathBuf> {
     if let Some(host) = &volume.host_path {
         return Some(PathBuf::from(&host.path));
+    }
+    if is_claim(volume) {
+        return fs::read_link(link(volume, dir)).ok();
     }
     if volume.secret.is_some() || volume.projected.is_some() {
         return Some(dir.join(MEMORY).join(&volume.name));
@@ -102,6 +116,9 @@ pub fn fill(pod: &Pod, fill: &Fill<'_>) -> Result<(), MountError> {
 }
 
 fn one(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
+    if is_claim(volume) {
+        return claim(volume, fill);
+    }
     let path = path(volume, fill.dir).ok_or("this kind of volume is not supported here")?;
     let group = fill.sources.group;
     if let Some(host) = &volume.host_path {
@@ -118,6 +135,14 @@ fn one(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
         }
         None => Ok(()),
     }
+}
+
+fn claim(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
+    let sources = &fill.sources;
+    let found = sources.objects.claims.get(&volume.name).ok_or("the claim was not looked up")?.clone()?;
+    let context = sources.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+    found.prepare(&link(volume, fill.dir), sources.group, policy == Some("OnRootMismatch"))
 }
 
 fn empty_dir(path: &Path, group: Option<u32>) -> std::io::Result<()> {
@@ -207,11 +232,12 @@ fn bind(
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some();
+    let claimed_read_only = volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true));
     let follow = matches!(mount.mount_propagation.as_deref(), Some("HostToContainer" | "Bidirectional"));
     let target =
         if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     // What the node fills is the node's to change.
-    Ok(Bind { source, target, read_only: mount.read_only == Some(true) || filled, follow })
+    Ok(Bind { source, target, read_only: mount.read_only == Some(true) || filled || claimed_read_only, follow })
 }
 
 fn expanded(text: &str, env: &[(String, String)]) -> Result<String, String> {

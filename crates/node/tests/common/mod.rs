@@ -121,6 +121,7 @@ impl Cluster {
             images: Arc::new(Images(self.dir.path().join("layer"))),
             network: self.network.clone(),
             data_dir: self.dir.path().join("data"),
+            volumes: self.dir.path().join("data/volumes"),
             instance: self.instance.clone(),
             name: "n1".into(),
             ips: vec!["192.0.2.1".into()],
