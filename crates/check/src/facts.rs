@@ -319,5 +319,5 @@ pub const NGINX_MEANT: &[(&str, &str)] = &[
 /// ClusterRoles that every cluster has; besides them those that begin with `system:`.
 pub const CLUSTER_ROLES: &[&str] = &["cluster-admin", "admin", "edit", "view"];
 
-/// Names of storage classes by which clusters mean their ordinary one.
+/// Names of storage classes by which clusters mean their ordinary one: claims for them are served.
 pub const ALIASED_CLASSES: &[&str] = mycelium_api::storage::DEFAULT_ALIASES;

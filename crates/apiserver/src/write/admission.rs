@@ -155,7 +155,8 @@ fn limit_claim(cx: &Context<'_>, claim: &Value) -> Result<(), ApiError> {
 
 /// Only what was made by a class that lets its claims grow may grow.
 fn resize(cx: &Context<'_>, claim: &Value, old: &Value) -> Result<(), ApiError> {
-    let size = |claim: &Value| Quantity::from_json(&claim["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
+    let size =
+        |claim: &Value| Quantity::from_json(&claim["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
     if size(claim) <= size(old) || old["status"]["phase"] != "Bound" {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! Volume claims and storage classes.
 
+use mycelium_api::storage::DEFAULT_CLASS;
+
 use crate::facts::ALIASED_CLASSES;
 use crate::finding::{Report, Severity};
 use crate::near::nearest;
@@ -64,7 +66,8 @@ fn storage_class(set: &Set, object: &Object, name: &str, field: &str, report: &m
         || set.find("storage.k8s.io", "StorageClass", "", name).is_some()
         || set.is_present("storageclass", name)
         || set.of("", "PersistentVolume").any(|volume| of_volume(&volume))
-        || !set.context.cluster && ALIASED_CLASSES.contains(&name);
+        || name == DEFAULT_CLASS
+        || ALIASED_CLASSES.contains(&name);
     if known {
         return;
     }

@@ -38,9 +38,9 @@ use crate::volumes::claims_of;
 use crate::write::{Delete, Error, Part, Writer};
 use backlog::Backlog;
 use plan::Board;
-use storage::Storage;
 pub use pod::tolerates;
 pub use preempt::Preemption;
+use storage::Storage;
 pub use why::Unfit;
 
 /// Whether the node is one that the pod's node selector and affinity allow.
@@ -155,7 +155,8 @@ impl Scheduler {
         let caches = &self.context.caches;
         let mut roomier = false;
         let mut rearranged = false;
-        let mut released = [&self.claims, &self.volumes, &self.classes].map(|changed| !changed.take().is_empty()).contains(&true);
+        let mut released =
+            [&self.claims, &self.volumes, &self.classes].map(|changed| !changed.take().is_empty()).contains(&true);
         for key in self.namespaces.take() {
             if let Some(namespace) = caches.namespaces.get(&key) {
                 let labels = namespace.metadata.labels.clone().unwrap_or_default();

@@ -172,7 +172,10 @@ impl Board {
             Some((*slot, entry.info.as_ref()))
         });
         self.census.learn(&info, &self.nodes, placed, &self.namespaces);
-        self.pods.insert(key.clone(), Entry { info: Arc::new(info), node: None, assumed: false, deleting: false, storage: Arc::default() });
+        self.pods.insert(
+            key.clone(),
+            Entry { info: Arc::new(info), node: None, assumed: false, deleting: false, storage: Arc::default() },
+        );
         if let Some(node) = node {
             self.put_on(&key, &node);
         }
@@ -320,13 +323,7 @@ fn port_taken(info: &PodInfo, node: &Node) -> bool {
 }
 
 /// Whether nothing speaks against the node.
-pub(super) fn suits(
-    info: &PodInfo,
-    storage: &Storage,
-    node: &Node,
-    slot: usize,
-    around: &Surroundings<'_>,
-) -> bool {
+pub(super) fn suits(info: &PodInfo, storage: &Storage, node: &Node, slot: usize, around: &Surroundings<'_>) -> bool {
     !cordoned(info, node)
         && node.hard_taints.iter().all(|taint| info.tolerates(taint))
         && info.allows(node)

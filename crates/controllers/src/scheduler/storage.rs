@@ -164,7 +164,9 @@ fn unusable(claim: &PersistentVolumeClaim) -> Option<String> {
     let claim_name = name(&claim.metadata);
     if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
-        return Some(format!("persistentvolumeclaim \"{claim_name}\" bound to non-existent persistentvolume \"{volume}\""));
+        return Some(format!(
+            "persistentvolumeclaim \"{claim_name}\" bound to non-existent persistentvolume \"{volume}\""
+        ));
     }
     let going = claim.metadata.deletion_timestamp.is_some();
     going.then(|| format!("persistentvolumeclaim \"{claim_name}\" is being deleted"))
@@ -193,7 +195,7 @@ fn is_taken(pod: &Pod, claim: &PersistentVolumeClaim, caches: &Caches) -> bool {
         return false;
     }
     let others = caches.pods.by_index(&format!("claim:{}", Key::of(claim)));
-    others.iter().any(|other| {
-        other.metadata.uid != pod.metadata.uid && node_name(other).is_some() && !is_terminal(other)
-    })
+    others
+        .iter()
+        .any(|other| other.metadata.uid != pod.metadata.uid && node_name(other).is_some() && !is_terminal(other))
 }

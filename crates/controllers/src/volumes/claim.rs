@@ -79,7 +79,9 @@ pub fn plan(claim: &PersistentVolumeClaim, world: &World) -> Outcome {
     let named = volume_name(claim);
     let volume = world.volumes.iter().find(|volume| name(&volume.metadata) == named);
     match (is_bound(claim), named.is_empty()) {
-        (true, true) => lost(claim, "ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!"),
+        (true, true) => {
+            lost(claim, "ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!")
+        }
         (true, false) => bound(claim, volume),
         (false, true) => choose(claim, world),
         (false, false) => named_volume(claim, named, volume),
@@ -104,7 +106,8 @@ fn bound(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolume>>) 
     }
     let wanted = matching::request(claim);
     let ours = annotation(&volume.metadata, mycelium_api::storage::PROVISIONED_BY) == Some(PROVISIONER);
-    let grows = ours && wanted > matching::granted(claim) && matching::granted(claim) > mycelium_api::quantity::Quantity::ZERO;
+    let grows =
+        ours && wanted > matching::granted(claim) && matching::granted(claim) > mycelium_api::quantity::Quantity::ZERO;
     let outcome = bind(claim, volume);
     if !grows { outcome } else { grow(outcome, volume, &wanted.to_string()) }
 }

@@ -155,8 +155,15 @@ async fn tend_claim(context: &Context, key: &Key) -> Result<(), Error> {
     let world = claim::World { volumes: caches.volumes.all(), classes: caches.classes.all(), pods };
     let outcome = claim::plan(&claim, &world);
     if let Some((old, new)) = &outcome.volume {
-        settle(context, &caches.volumes, old, new, |volume| volume.status.clone(), |volume, status| volume.status = status)
-            .await?;
+        settle(
+            context,
+            &caches.volumes,
+            old,
+            new,
+            |volume| volume.status.clone(),
+            |volume, status| volume.status = status,
+        )
+        .await?;
     }
     if let Some(volume) = &outcome.create {
         match context.writer.create(&caches.volumes, volume).await {
@@ -166,8 +173,15 @@ async fn tend_claim(context: &Context, key: &Key) -> Result<(), Error> {
     }
     let mut wanted = outcome.claim;
     protect(&mut wanted.metadata.finalizers, CLAIM_PROTECTION);
-    settle(context, &caches.claims, &claim, &wanted, |claim| claim.status.clone(), |claim, status| claim.status = status)
-        .await?;
+    settle(
+        context,
+        &caches.claims,
+        &claim,
+        &wanted,
+        |claim| claim.status.clone(),
+        |claim, status| claim.status = status,
+    )
+    .await?;
     for note in outcome.notes {
         context.tell(claim.as_ref(), note.type_, note.reason, note.message, COMPONENT);
     }
@@ -219,8 +233,15 @@ async fn tend_volume(context: &Context, key: &Key) -> Result<(), Error> {
     if wanted.metadata.deletion_timestamp.is_none() {
         protect(&mut wanted.metadata.finalizers, VOLUME_PROTECTION);
     }
-    settle(context, &caches.volumes, &volume, &wanted, |volume| volume.status.clone(), |volume, status| volume.status = status)
-        .await?;
+    settle(
+        context,
+        &caches.volumes,
+        &volume,
+        &wanted,
+        |volume| volume.status.clone(),
+        |volume, status| volume.status = status,
+    )
+    .await?;
     for note in outcome.notes {
         context.tell(volume.as_ref(), note.type_, note.reason, note.message, COMPONENT);
     }

@@ -337,8 +337,13 @@ pub fn check_claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
 
 fn check_claim_change(new: &Value, old: &Value, errors: &mut Errors) {
     let bound = text(new, &["status", "phase"]) == "Bound";
+    let unclassed = !bound && !has(old, &["spec", "storageClassName"]);
     let fixed = |claim: &Value| {
         let mut spec = claim["spec"].clone();
+        if unclassed {
+            // The default class may come after the claim.
+            crate::meta::keep(&mut spec, &Value::Null, "storageClassName");
+        }
         if text(old, &["spec", "volumeName"]).is_empty() {
             crate::meta::keep(&mut spec, &Value::Null, "volumeName");
         }

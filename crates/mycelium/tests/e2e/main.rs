@@ -23,4 +23,5 @@ mod policies;
 mod probes;
 mod software;
 mod support;
+mod volumes;
 mod workloads;

@@ -169,7 +169,8 @@ mod tests {
     use super::*;
 
     fn find(spec: Value) -> Result<Claimed, String> {
-        let claim = json!({"metadata": {"name": "c", "uid": "1"}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+        let claim =
+            json!({"metadata": {"name": "c", "uid": "1"}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
         let mut volume = json!({"metadata": {"name": "v"}, "spec": spec});
         if volume["spec"]["claimRef"].is_null() {
             volume["spec"]["claimRef"] = json!({"name": "c", "uid": "1"});
@@ -191,10 +192,7 @@ mod tests {
         assert!(find(json!({"nfs": {"server": "s", "path": "/p"}})).is_err_and(|why| why.contains("hostPath")));
         assert!(find(json!({"local": {"path": "/x"}, "claimRef": {"name": "c", "uid": "2"}})).is_err());
         assert!(find(json!({"local": {"path": "/x"}, "volumeMode": "Block"})).is_err_and(|why| why.contains("Block")));
-        assert_eq!(
-            claimed(None, None, "c", Path::new("/")),
-            Err("persistentvolumeclaim \"c\" not found".to_owned())
-        );
+        assert_eq!(claimed(None, None, "c", Path::new("/")), Err("persistentvolumeclaim \"c\" not found".to_owned()));
     }
 
     #[test]

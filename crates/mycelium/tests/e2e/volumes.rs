@@ -1,0 +1,111 @@
+//! Persistent volumes with real folders: data outlives its pods, belongs to their group, and goes when it is to go.
+
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::{Engine, eventually};
+
+const CLAIMS: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: shared}
+spec: {accessModes: [ReadWriteMany], storageClassName: fast-ssd, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec: &spec
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsUser: 1000, fsGroup: 2000}
+  containers:
+  - name: main
+    image: busybox:test
+    command: [sleep, "100000"]
+    volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /sub, subPath: a/b}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: shared}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox:test
+    command: [sleep, "100000"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: shared, readOnly: true}}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 2
+  serviceName: db
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: busybox:test
+        command: [sh, -c, "echo $HOSTNAME-started >> /data/log; exec sleep 100000"]
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"#;
+
+#[test]
+fn data_outlives_pods_and_goes_with_its_claim() {
+    let mut engine = Engine::start();
+    engine.import_busybox();
+    assert!(engine.kubectl(&["get", "storageclass"]).contains("local (default)"));
+    let manifest = CLAIMS.replace("spec: &spec", "spec:");
+    engine.apply(&manifest);
+    let ready = |names: &[&str]| {
+        let mut args = vec!["wait", "--for=condition=Ready", "--timeout=180s"];
+        args.extend(names);
+        engine.kubectl(&args);
+    };
+    ready(&["pod/one", "pod/two"]);
+    engine.kubectl(&["rollout", "status", "statefulset/db", "--timeout=180s"]);
+
+    // Two pods share it; one of them may only read. Its files belong to the group.
+    engine.kubectl(&["exec", "one", "--", "sh", "-c", "echo hello > /data/file; echo below > /sub/file"]);
+    assert_eq!(engine.kubectl(&["exec", "two", "--", "cat", "/data/file", "/data/a/b/file"]), "hello\nbelow\n");
+    let refused = engine.kubectl_fails(&["exec", "two", "--", "touch", "/data/other"]);
+    assert!(refused.contains("Read-only"), "{refused}");
+    let volume = engine.value("pvc/shared", "{.spec.volumeName}");
+    let folder = engine.dir().join("volumes").join(&volume);
+    let meta = std::fs::metadata(folder.join("file")).expect("the file is in the volume's folder");
+    assert_eq!((meta.uid(), meta.gid()), (1000, 2000));
+
+    // The pod goes and comes back, a set shrinks and grows, the engine starts anew: nothing is lost.
+    engine.kubectl(&["delete", "pod", "one"]);
+    engine.kubectl(&["scale", "statefulset/db", "--replicas=1"]);
+    engine.kubectl(&["wait", "--for=delete", "pod/db-1", "--timeout=180s"]);
+    engine.apply(&manifest);
+    ready(&["pod/one"]);
+    assert_eq!(engine.kubectl(&["exec", "one", "--", "cat", "/data/file", "/sub/file"]), "hello\nbelow\n");
+    engine.kubectl(&["rollout", "status", "statefulset/db", "--timeout=180s"]);
+    eventually("db-1 has what it wrote before", || {
+        let log = engine.kubectl(&["exec", "db-1", "--", "cat", "/data/log"]);
+        if log == "db-1-started\ndb-1-started\n" { Ok(()) } else { Err(log) }
+    });
+    engine.kubectl(&["patch", "pvc/shared", "-p", r#"{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#]);
+    engine.wait_value("pvc/shared", "{.status.capacity.storage}", "2Gi");
+
+    // The claim waits for its pods; then volume and folder go.
+    engine.kubectl(&["delete", "pvc/shared", "--wait=false"]);
+    assert_eq!(engine.value("pvc/shared", "{.status.phase}"), "Bound");
+    engine.kubectl(&["delete", "pod", "one", "two"]);
+    engine.kubectl(&["wait", "--for=delete", "pvc/shared", &format!("pv/{volume}"), "--timeout=180s"]);
+    assert!(!folder.exists(), "the folder goes with the volume");
+
+    // `down` keeps what is left.
+    let kept = engine.dir().join("volumes").join(engine.value("pvc/data-db-0", "{.spec.volumeName}")).join("log");
+    engine.down();
+    assert!(kept.exists(), "down keeps the volumes");
+}
