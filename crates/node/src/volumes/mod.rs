@@ -222,9 +222,7 @@ fn bind(
             }
             let reachable = inside(&root);
             let inner = atomic::resolve(&reachable, &sub).map_err(|e| refused(&e))?;
-            if !reachable.join(&inner).exists() {
-                fs::create_dir_all(reachable.join(&inner)).map_err(|e| refused(&e))?;
-            }
+            make_below(&reachable, &inner).map_err(|e| refused(&e))?;
             root.join(inner)
         }
     };
@@ -238,6 +236,23 @@ fn bind(
         if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     // What the node fills is the node's to change.
     Ok(Bind { source, target, read_only: mount.read_only == Some(true) || filled || claimed_read_only, follow })
+}
+
+/// Makes what is missing of a folder in a volume, as open as the volume itself.
+fn make_below(root: &Path, inner: &Path) -> std::io::Result<()> {
+    if root.join(inner).exists() {
+        return Ok(());
+    }
+    let mode = fs::metadata(root)?.permissions().mode() & 0o7777;
+    let mut at = root.to_owned();
+    for part in inner {
+        at.push(part);
+        if !at.exists() {
+            fs::create_dir(&at)?;
+            fs::set_permissions(&at, fs::Permissions::from_mode(mode))?;
+        }
+    }
+    Ok(())
 }
 
 fn expanded(text: &str, env: &[(String, String)]) -> Result<String, String> {
