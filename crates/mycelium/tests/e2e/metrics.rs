@@ -46,3 +46,50 @@ fn kubectl_top_shows_what_pods_and_nodes_use() {
     let missing = engine.kubectl_fails(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/none"]);
     assert!(missing.contains("not found") || missing.contains("NotFound"), "{missing}");
 }
+
+const SCALED: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: busy }
+spec:
+  selector: { matchLabels: { app: busy } }
+  template:
+    metadata: { labels: { app: busy } }
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+        - name: loop
+          image: busybox:test
+          command: [sh, -c, "while [ ! -e /tmp/rest ]; do :; done; sleep 100000"]
+          resources: { requests: { cpu: 10m }, limits: { cpu: 60m } }
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: { name: busy }
+spec:
+  scaleTargetRef: { apiVersion: apps/v1, kind: Deployment, name: busy }
+  minReplicas: 1
+  maxReplicas: 3
+  metrics: [{ type: Resource, resource: { name: cpu, target: { type: Utilization, averageUtilization: 80 } } }]
+  behavior: { scaleDown: { stabilizationWindowSeconds: 0 } }
+"#;
+
+#[test]
+fn an_autoscaler_follows_the_load_up_and_down() {
+    let engine = Engine::start();
+    engine.import_busybox();
+    engine.apply(SCALED);
+    engine.wait_value("deployment/busy", "{.spec.replicas}", "3");
+    engine.kubectl(&["rollout", "status", "deployment/busy", "--timeout=120s"]);
+    assert_eq!(
+        engine.value("hpa/busy", r#"{.status.conditions[?(@.type=="ScalingActive")].reason}"#),
+        "ValidMetricFound"
+    );
+    let events = engine.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=HorizontalPodAutoscaler"]);
+    assert!(events.contains("SuccessfulRescale") && events.contains("above target"), "{events}");
+    let pods = engine.kubectl(&["get", "pods", "-l", "app=busy", "-o", "jsonpath={.items[*].metadata.name}"]);
+    for pod in pods.split_whitespace() {
+        engine.kubectl(&["exec", pod, "--", "touch", "/tmp/rest"]);
+    }
+    engine.wait_value("deployment/busy", "{.spec.replicas}", "1");
+}
