@@ -138,6 +138,14 @@ async fn exercise(api: &Local, resource: &Resource) -> Result<(), String> {
     }
     let from = made["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     check("delete", api.delete(&one).await, 200)?;
+    let kept = api.get(&one).await;
+    if kept.code == 200 && made["metadata"]["finalizers"].is_array() {
+        // Volumes and claims stay until a controller says that nobody uses them.
+        if kept.json()["metadata"]["deletionTimestamp"].is_null() {
+            return Err("it is protected and not being deleted".to_owned());
+        }
+        check("release", api.patch(&one, "merge", &json!({"metadata": {"finalizers": null}})).await, 200)?;
+    }
     let watched =
         api.watch(&format!("{collection}?watch=1&resourceVersion={from}&fieldSelector=metadata.name={name}"), 2).await;
     if watched[0]["type"] != "MODIFIED" {

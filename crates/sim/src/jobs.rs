@@ -19,8 +19,19 @@ struct Job {
     status: Value,
     /// Pods that ended and were let go.
     counted: i64,
-    /// Pods that succeeded.
+    /// Those of them that succeeded and were not replaced.
     succeeded: i64,
+    /// Pods that succeeded after they were replaced. Kubernetes counts a pod that is told to go as failed, and the index of
+    /// one that succeeds as completed: such a pod may count as both.
+    ambiguous: i64,
+}
+
+impl Job {
+    fn count(&mut self, pod: &Pod) {
+        self.counted += 1;
+        self.ambiguous += i64::from(pod.succeeded && pod.replaced);
+        self.succeeded += i64::from(pod.succeeded && !pod.replaced);
+    }
 }
 
 struct Pod {
@@ -29,6 +40,8 @@ struct Pod {
     tracked: bool,
     succeeded: bool,
     active: bool,
+    /// It was told to go before it had ended: its job may have replaced it, and it may have succeeded all the same.
+    replaced: bool,
 }
 
 /// Judges jobs and their pods.
@@ -61,12 +74,14 @@ impl Jobs {
     fn gone(&mut self, key: &str) -> Result<(), String> {
         let Some(uid) = self.uids.remove(key) else { return Ok(()) };
         self.jobs.remove(&uid);
-        match self.pods.remove(&uid) {
-            Some(pod) if pod.tracked && self.jobs.contains_key(&pod.job) => {
-                Err(format!("pod {key} is gone, and its job has not counted it"))
-            }
-            _ => Ok(()),
+        let Some(pod) = self.pods.remove(&uid).filter(|pod| pod.tracked) else { return Ok(()) };
+        let Some(job) = self.jobs.get_mut(&pod.job) else { return Ok(()) };
+        if pod.active {
+            return Err(format!("pod {key} is gone, and its job has not counted it"));
         }
+        // A pod that only waited for its job's finalizer goes with the very write that takes it off.
+        job.count(&pod);
+        Ok(())
     }
 
     fn job(&mut self, key: &str, uid: String, object: &Value) -> Result<(), String> {
@@ -77,6 +92,7 @@ impl Jobs {
             status: Value::Null,
             counted: 0,
             succeeded: 0,
+            ambiguous: 0,
         });
         let (before, after) = (&job.status["succeeded"], &object["status"]["succeeded"]);
         if before.as_i64() > after.as_i64() {
@@ -93,7 +109,10 @@ impl Jobs {
         let phase = object["status"]["phase"].as_str().unwrap_or("Pending");
         let going = object["metadata"]["deletionTimestamp"].is_string();
         let ended = matches!(phase, "Succeeded" | "Failed");
+        let known = self.pods.get(&uid);
         let pod = Pod {
+            replaced: known.is_some_and(|before| before.replaced)
+                || going && known.is_none_or(|before| before.active) && !ended,
             key: key.to_owned(),
             job: text(&owner["uid"]),
             tracked: finalizers.into_iter().any(|finalizer| finalizer == TRACKING),
@@ -108,8 +127,7 @@ impl Jobs {
             if pod.active {
                 return Err(format!("{} lets go of {}, which runs", job.key, pod.key));
             }
-            job.counted += 1;
-            job.succeeded += i64::from(pod.succeeded);
+            job.count(&pod);
         }
         let job = pod.job.clone();
         self.pods.insert(uid, pod);
@@ -120,7 +138,7 @@ impl Jobs {
         let Some(job) = self.jobs.get(uid) else { return Ok(()) };
         let own = || self.pods.values().filter(|pod| pod.job == uid);
         let active = own().filter(|pod| pod.active).count() as i64;
-        let waiting = own().filter(|pod| pod.tracked && pod.succeeded).count() as i64;
+        let waiting = own().filter(|pod| pod.tracked && pod.succeeded && !pod.replaced).count() as i64;
         let missing = job.completions - job.succeeded - waiting;
         if active > job.parallelism.min(missing) {
             return Err(format!(
@@ -146,7 +164,8 @@ impl Jobs {
                 }
                 Some(_) => {}
             }
-            if count("succeeded") + count("failed") != job.counted {
+            let counted = count("succeeded") + count("failed");
+            if !(job.counted..=job.counted + job.ambiguous).contains(&counted) {
                 faults
                     .push(format!("job {}: {} pods were let go, its status says {}", job.key, job.counted, job.status));
             }
