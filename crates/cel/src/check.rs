@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use crate::ast::{Expr, Kind, Literal, Macro, Operator};
+use crate::parse::RESERVED;
 use crate::{CompileError, Fault, Program};
 
 /// The largest request, which bounds what no schema bounds.
@@ -50,33 +51,13 @@ pub fn unescape(name: &str) -> String {
         out = out.replace(escape, plain);
     }
     match out.strip_prefix("__").and_then(|rest| rest.strip_suffix("__")) {
-        Some(keyword) if KEYWORDS.contains(&keyword) => keyword.to_owned(),
+        Some(keyword) if LITERALS.contains(&keyword) || RESERVED.contains(&keyword) => keyword.to_owned(),
         _ => out,
     }
 }
 
-const KEYWORDS: [&str; 20] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-];
+/// Words of the grammar that are no names; beside them those that are reserved.
+const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 #[derive(Clone, Debug)]
 enum Ty<'s> {

@@ -8,7 +8,8 @@ const DEPTH_MAX: usize = 100;
 /// The longest expression.
 const CHARS_MAX: usize = 100_000;
 
-const RESERVED: [&str; 16] = [
+/// Identifiers that the language keeps for itself.
+pub(crate) const RESERVED: [&str; 16] = [
     "as",
     "break",
     "const",

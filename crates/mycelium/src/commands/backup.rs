@@ -81,11 +81,8 @@ fn copy(instance: &Instance, folder: &Path) -> Result<(File, u64)> {
 }
 
 async fn ask(instance: &Instance, folder: &Path) -> Result<(File, u64)> {
-    let kubeconfig = kube::config::Kubeconfig::read_from(instance.path("admin.kubeconfig"))?;
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     let request = http::Request::get(snapshot::PATH).body(kube::client::Body::empty())?;
-    let mut answer = kube::Client::try_from(config)?.send(request).await?;
+    let mut answer = instance.client().await?.send(request).await?;
     ensure!(answer.status().is_success(), "it answered {}", answer.status());
     let number = |name| answer.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
     let (length, revision) = (number(http::header::CONTENT_LENGTH), number(snapshot::REVISION));

@@ -80,11 +80,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn cluster(instance: &Instance, record: &Record) -> Result<Cluster> {
-    let path = instance.path("admin.kubeconfig");
-    let kubeconfig =
-        kube::config::Kubeconfig::read_from(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
-    let client = kube::Client::try_from(config)?;
+    let client = instance.client().await?;
     let node = Api::<Node>::all(client.clone()).get_opt(&record.node).await.context("asking for the node")?;
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.context("asking for the pods")?;
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();

@@ -128,6 +128,16 @@ impl Instance {
         serde_json::from_str(&text).ok()
     }
 
+    /// A client of the engine that runs, with its administrator's rights.
+    pub async fn client(&self) -> Result<kube::Client> {
+        let path = self.path("admin.kubeconfig");
+        let kubeconfig =
+            kube::config::Kubeconfig::read_from(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+
     /// Writes the record, all at once.
     pub fn write_record(&self, record: &Record) -> Result<()> {
         let temporary = self.path(".engine.json");

@@ -6,8 +6,8 @@ use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use mycelium_image::digest::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// The version of this form that the program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -16,8 +16,6 @@ const INDEX: &str = "backup.json";
 /// The longest index that is believed.
 const INDEX_MAX: u64 = 1 << 20;
 const LEVEL: i32 = 3;
-/// How much is hashed at a time.
-const PIECE: usize = 256 << 10;
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,23 +46,11 @@ impl Listed {
     /// Reads a file from its beginning, and leaves it there.
     pub fn of(file: &mut File) -> Result<Self> {
         file.rewind()?;
-        let (mut hash, mut bytes) = (Sha256::new(), 0);
-        let mut piece = vec![0; PIECE];
-        loop {
-            let length = file.read(&mut piece)?;
-            if length == 0 {
-                break;
-            }
-            hash.update(&piece[..length]);
-            bytes += length as u64;
-        }
+        let sha256 = Digest::of_reader(&mut *file)?.hex().to_owned();
+        let bytes = file.stream_position()?;
         file.rewind()?;
-        Ok(Self { bytes, sha256: hex(&hash.finalize()) })
+        Ok(Self { bytes, sha256 })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes an archive. Every file of the index must be among `files`, open at its beginning.
