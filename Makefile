@@ -40,13 +40,16 @@ vm-demo: ## Three hosts as namespaces, a virtual machine, two power cuts, and a 
 	cargo build --release --locked -p mycelium --bin mycelium --example numbering-guest --example numbering-client
 	@scripts/vm/demo.sh $(TARGET)/release $(KILLS)
 
-chaos: ## Virtual machines whose hosts are killed, parted and harmed, many times (KILLS=200 PG_KILLS=30 ROUNDS=30 EPOCHS=3000 SEED=...)
+chaos: ## Virtual machines whose hosts are killed, parted and harmed, many times (KILLS=200 PG_KILLS=30 ROUNDS=30 EPOCHS=4500 MEMORY=4096 SEEDS=20000 SEED=...)
 	@scripts/setup.sh test
 	MYCELIUM_CHAOS_KILLS=$${KILLS:-200} MYCELIUM_CHAOS_POSTGRES_KILLS=$${PG_KILLS:-30} \
 	  MYCELIUM_CHAOS_MIGRATIONS=$${ROUNDS:-30} MYCELIUM_CHAOS_PARTITIONS=$${ROUNDS:-30} MYCELIUM_CHAOS_PHASES=$$((6 * $${ROUNDS:-30})) \
-	  MYCELIUM_CHAOS_WIRE=$${ROUNDS:-30} $(if $(SEED),MYCELIUM_CHAOS_SEED=$(SEED)) \
+	  MYCELIUM_CHAOS_WIRE=$${ROUNDS:-30} MYCELIUM_CHAOS_STALLS=$${ROUNDS:-30} \
+	  MYCELIUM_CHAOS_MEMORY=$${MEMORY:-4096} MYCELIUM_CHAOS_MEMORY_KILLS=3 $(if $(SEED),MYCELIUM_CHAOS_SEED=$(SEED)) \
 	  cargo test --release --locked -p mycelium --test vm -- --nocapture
-	MYCELIUM_EPOCHS=$${EPOCHS:-3000} cargo test --release --locked -p mycelium-endophyte --test machine -- --nocapture compare
+	MYCELIUM_EPOCHS=$${EPOCHS:-4500} MYCELIUM_SIM_SEEDS=$${SEEDS:-20000} \
+	  cargo test --release --locked -p mycelium -p mycelium-endophyte -p mycelium-rhizomorph \
+	  --lib --test machine --test replay --test disk --test wires --test link -- --nocapture
 
 lint: setup ## Formatting, clippy, layering, tidiness, licences and advisories (where cargo-deny is installed)
 	cargo fmt --all --check

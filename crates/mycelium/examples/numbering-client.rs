@@ -1,9 +1,12 @@
-//! The other end of `numbering-guest`, for demonstrations: speaks with it, checks every word, and says once a second what it
-//! saw. `numbering-client ADDRESS`. A line with `FAULT` tells that the guest contradicted itself.
+//! The other end of `numbering-guest`, for demonstrations: speaks with it, checks every word, and says twice a second what it
+//! saw. Beside that it holds one TCP connection, over which each line it sends must come back. `numbering-client ADDRESS`. A
+//! line with `FAULT` tells that the guest contradicted itself, or that the connection broke.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::net::UdpSocket;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After this long without a packet it speaks again.
@@ -53,8 +56,42 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Lines that came back over the one TCP connection.
+static LINES: AtomicU64 = AtomicU64::new(0);
+
+/// Sends line after line over one connection, each when the one before has come back. Ends only with a fault.
+fn converse(mut connection: TcpStream) -> std::io::Result<()> {
+    let (mut lines, mut answer) = (BufReader::new(connection.try_clone()?), String::new());
+    loop {
+        let line = format!("line {}\n", LINES.load(Ordering::Relaxed));
+        connection.write_all(line.as_bytes())?;
+        answer.clear();
+        lines.read_line(&mut answer)?;
+        if answer != line {
+            return Err(std::io::Error::other(format!("{line:?} came back as {answer:?}")));
+        }
+        LINES.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The connection, as soon as the guest listens.
+fn connect(address: &str) -> TcpStream {
+    loop {
+        match TcpStream::connect((address, 7779)) {
+            Ok(connection) => return connection,
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
 fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "10.77.0.50".into());
+    let of_the_connection = address.clone();
+    std::thread::spawn(move || {
+        let end = converse(connect(&of_the_connection));
+        println!("FAULT the TCP connection broke: {end:?}");
+    });
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(SILENCE))?;
     let (mut last, mut heard, mut numbers): (Option<Last>, _, u64) = (None, now(), 0);
@@ -84,7 +121,10 @@ fn main() -> std::io::Result<()> {
         }
         if told.elapsed() > Duration::from_millis(500) {
             told = now();
-            println!("heard {numbers} numbers in order; longest silence {} ms", longest.as_millis());
+            let (silence, lines) = (longest.as_millis(), LINES.load(Ordering::Relaxed));
+            println!(
+                "heard {numbers} numbers in order; longest silence {silence} ms; {lines} lines over one TCP connection"
+            );
         }
     }
 }

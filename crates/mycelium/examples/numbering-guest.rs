@@ -9,13 +9,18 @@
 //!
 //! Every packet also covers a block of memory that the guest keeps rewriting, and checks.
 //!
+//! On TCP port 7779 it says back each line.
+//!
 //! On another port it takes orders to work: `memory 8` rewrites 8 MiB over and over with bytes that do not compress,
-//! `disk 4` does so with 4 MiB of its disk; 0 ends it. An order is answered with itself.
+//! `disk 4` does so with 4 MiB of its disk; 0 ends it. `keep 512` fills 512 MiB once; `check 1`, `check 2` and so on each
+//! compare all of that with what was put there, and rewrite a part. An order is answered with itself, those of the kept
+//! memory when they are done.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::net::UdpSocket;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -116,26 +121,101 @@ fn rewrite_disk() -> std::io::Result<()> {
     }
 }
 
+/// Words of a page.
+const PAGE: usize = 4096 / 8;
+/// Every so many pages one is rewritten in a round.
+const STRIDE: usize = 16;
+
+/// Memory that is filled once, and then compared and partly rewritten, round by round.
+#[derive(Default)]
+struct Kept {
+    pages: Vec<u64>,
+    /// Checks made.
+    round: usize,
+}
+
+impl Kept {
+    /// The seed of a page's words after so many rounds: its place, and the last round that rewrote it.
+    fn seed(page: usize, round: usize) -> u64 {
+        let rewritten = (1..=round).rev().take(STRIDE).find(|round| round % STRIDE == page % STRIDE).unwrap_or(0);
+        hash(&[page as u64, rewritten as u64])
+    }
+
+    /// Has so many mebibytes, each page with the words of its seed.
+    fn keep(&mut self, mebibytes: usize) {
+        if self.pages.len() == (mebibytes << 20) / 8 {
+            return;
+        }
+        *self = Self { pages: vec![0; (mebibytes << 20) / 8], round: 0 };
+        for (page, words) in self.pages.chunks_exact_mut(PAGE).enumerate() {
+            fill(words, &mut Self::seed(page, 0));
+        }
+    }
+
+    /// Compares everything and begins a new round. False if any word is not what was put there.
+    fn check(&mut self, round: usize) -> bool {
+        if round != self.round + 1 {
+            return round == self.round;
+        }
+        let (before, mut expected) = (self.round, vec![0; PAGE]);
+        self.round = round;
+        let mut sound = true;
+        for (page, words) in self.pages.chunks_exact_mut(PAGE).enumerate() {
+            fill(&mut expected, &mut Self::seed(page, before));
+            sound &= *words == *expected;
+            if page % STRIDE == round % STRIDE {
+                fill(words, &mut Self::seed(page, round));
+            }
+        }
+        if !sound {
+            // For ever: the answer may be lost on its way.
+            self.round = usize::MAX - 1;
+        }
+        sound
+    }
+}
+
 fn take_orders() -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:7778")?;
-    let mut buffer = [0_u8; 128];
+    let (mut buffer, mut kept) = ([0_u8; 128], Kept::default());
     loop {
         let (length, from) = socket.recv_from(&mut buffer)?;
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        let (what, mebibytes) = text.split_once(' ').unwrap_or_default();
-        let pieces = mebibytes.parse::<usize>().map(|number| (number << 20) / PIECE);
-        match (what, pieces) {
-            ("memory", Ok(pieces)) => MEMORY.store(pieces, Ordering::Relaxed),
-            ("disk", Ok(pieces)) => DISK.store(pieces, Ordering::Relaxed),
+        let (what, number) = text.split_once(' ').unwrap_or_default();
+        let Ok(number) = number.parse::<usize>() else { continue };
+        match what {
+            "memory" => MEMORY.store((number << 20) / PIECE, Ordering::Relaxed),
+            "disk" => DISK.store((number << 20) / PIECE, Ordering::Relaxed),
+            "keep" => kept.keep(number),
+            "check" if !kept.check(number) => {
+                let _ = socket.send_to(b"corrupt", from);
+                continue;
+            }
+            "check" => {}
             _ => continue,
         }
         let _ = socket.send_to(text.as_bytes(), from);
     }
 }
 
+fn say_back() -> std::io::Result<()> {
+    for connection in TcpListener::bind("0.0.0.0:7779")?.incoming() {
+        let mut writer = connection?;
+        let reader = BufReader::new(writer.try_clone()?);
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if writeln!(writer, "{line}").is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
 fn main() -> std::io::Result<()> {
     std::thread::spawn(rewrite_memory);
-    for work in [rewrite_disk, take_orders] {
+    for work in [rewrite_disk, take_orders, say_back] {
         std::thread::spawn(move || work().inspect_err(|error| println!("guest: {error}")));
     }
     let socket = UdpSocket::bind("0.0.0.0:7777")?;

@@ -280,3 +280,42 @@ fn gaps_old_terms_and_repetitions() {
     let replica = open(&sim, ReplicaOptions::default(), 0).unwrap();
     assert_eq!(replica.position(), Some(Position { term: 3, epoch: 12 }));
 }
+
+/// Lets qemu-io write to a disk, and dies before it could flush by itself.
+fn write_and_die(socket: &Path, words: &[&str]) {
+    let mut client = mycelium_linux::process::command("qemu-io");
+    client.args(["-f", "raw"]).args(words.iter().flat_map(|word| ["-c", word]));
+    client.args(["-c", "abort"]).arg(format!("nbd+unix:///?socket={}", socket.display()));
+    let output = client.output().expect("qemu-io, of Debian's qemu-utils: scripts/setup.sh test installs it");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wrote = words.iter().filter(|word| word.starts_with("write")).count();
+    assert_eq!(said.matches("wrote ").count(), wrote, "{output:?}");
+}
+
+#[test]
+fn what_was_flushed_or_forced_is_on_the_medium_and_while_protected_only_after_the_end_of_that() {
+    let sim = Arc::new(Mutex::new(Sim::default()));
+    let file = |which| Box::new(SimFile(Arc::clone(&sim), which)) as Box<dyn Storage>;
+    file(0).resize(SIZE as u64).unwrap();
+    file(0).sync().unwrap();
+    let (meta_file, _) = meta::MetaFile::load(file(1), Path::new("/sim/meta")).unwrap();
+    let (lineage, position) = (Lineage::from([7; 16]), Position::default());
+    let meta = meta::Meta { lineage, role: meta::Role::Primary, tracked: false, position, size: SIZE as u64 };
+    let disk = Disk::assemble(Path::new("/sim"), file(0), meta_file, meta, Err(Some(file(2)))).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("disk.sock");
+    let _server = disk.serve(&socket).unwrap();
+    let durable = || sim.lock().unwrap().files[0].durable[..512].to_vec();
+
+    write_and_die(&socket, &["write -P 1 0 512"]);
+    assert_eq!(durable(), [0; 512], "nobody asked for more");
+    write_and_die(&socket, &["write -P 2 0 512", "flush"]);
+    assert_eq!(durable(), [2; 512], "flushed");
+    write_and_die(&socket, &["write -f -P 3 0 512"]);
+    assert_eq!(durable(), [3; 512], "forced unit access");
+    disk.protect(Protection::new(1, 1)).unwrap();
+    write_and_die(&socket, &["write -f -P 4 0 512", "flush"]);
+    assert_eq!(durable(), [3; 512], "what makes it durable is that backups hold its epoch");
+    disk.unprotect().unwrap();
+    assert_eq!(durable(), [4; 512], "now nobody else holds it");
+}

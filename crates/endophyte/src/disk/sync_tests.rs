@@ -113,6 +113,39 @@ fn open(dir: &Path) -> Replica {
     Replica::open(dir, Some(SIZE), ReplicaOptions::default()).unwrap()
 }
 
+/// Blocks of which the replica does not have the disk's content.
+fn missing(guest: &Guest, replica: &Replica) -> u64 {
+    let (there, wanted) = (content_of(replica), &guest.content);
+    there.chunks(BLOCK as usize).zip(wanted.chunks(BLOCK as usize)).filter(|(a, b)| a != b).count() as u64
+}
+
+#[test]
+fn a_copy_that_broke_goes_on_where_it_was() {
+    let mut resumed = 0;
+    for (seed, patience) in (1..12).map(|n| (n, n * 60)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guest = Guest::new(&dir.path().join("a"), seed);
+        for block in 0..SIZE / BLOCK {
+            // Of each other content, so that none stands in for another.
+            let content = &mut guest.content[(block * BLOCK) as usize..][..BLOCK as usize];
+            content.fill(block as u8 + 1);
+            guest.disk.write(content, block * BLOCK).unwrap();
+        }
+        let replica = open(&dir.path().join("b"));
+        let all = missing(&guest, &replica);
+        if synchronise(&mut guest, &replica, patience, false).end.is_some() {
+            continue;
+        }
+        drop(replica);
+        let replica = open(&dir.path().join("b"));
+        let missing = missing(&guest, &replica);
+        let outcome = synchronise(&mut guest, &replica, u64::MAX, false);
+        assert!(outcome.sent <= missing * BLOCK, "seed {seed}: {} bytes for {missing} blocks", outcome.sent);
+        resumed += u32::from(0 < missing && missing < all);
+    }
+    assert!(resumed >= 2, "the copy broke half way {resumed} times");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

@@ -18,9 +18,7 @@ use super::{HostError, Place};
 use crate::disk::{BlockServer, Disk, Replica as DiskReplica, ReplicaOptions};
 use crate::egress::{Limits, Mode, Nic, NicConfig, Port};
 use crate::group::{Alone, OutputMode, Policy, Position, Rules};
-use crate::machine::{
-    Boot, Checkpointer, GuestMemory, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart,
-};
+use crate::machine::{Boot, Checkpointer, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart};
 use crate::throttle::Shares;
 
 /// The kernel that a machine boots, in its folder.
@@ -186,7 +184,7 @@ pub fn stand_by(assembly: &Assembly) -> Result<Standby, HostError> {
     };
     let blank = blank_disk(assembly)?;
     let card = assembly.card()?;
-    let memory = GuestMemory::create(&config.ram_path, config.memory_bytes)?;
+    let memory = config.memory()?;
     let machine = Machine::start_with(&config, MachineStart::Paused, &memory)?;
     let checkpointer = Checkpointer::standing_by(machine)?;
     let parts = ReplicaParts { vm: assembly.place.vm.clone(), memory, checkpointer, disk, blank };

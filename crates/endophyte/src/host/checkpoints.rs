@@ -41,8 +41,9 @@ pub(super) struct Load {
     pub ack_us: AtomicU64,
     /// The present length of an epoch.
     pub length_us: AtomicU64,
-    /// Thousandths of its processor time that the guest loses.
-    pub throttle: AtomicU64,
+    /// How full the buffer was at the end of the last epoch, and what of its processor time the guest loses for it; each in
+    /// millionths, the first in the upper half.
+    pressure: AtomicU64,
     /// How often the buffer was full and the guest had to wait.
     pub emergency_pauses: AtomicU64,
     /// Bytes that wait for a link while no backup in sync gives back room in the buffer.
@@ -57,7 +58,7 @@ impl Load {
             buffer: Buffer::new(shares),
             ack_us: zero(),
             length_us: zero(),
-            throttle: zero(),
+            pressure: zero(),
             emergency_pauses: zero(),
             backlog: zero(),
             held,
@@ -80,8 +81,15 @@ impl Load {
         self.buffer.fill().max(backlog)
     }
 
-    fn tell(&self, intensity: f64) {
-        self.throttle.store((intensity * 1000.0) as u64, Ordering::Relaxed);
+    fn tell(&self, fill: f64, intensity: f64) {
+        let millionths = |share: f64| (share.min(1000.0) * 1e6) as u64;
+        self.pressure.store(millionths(fill) << 32 | millionths(intensity), Ordering::Relaxed);
+    }
+
+    /// How full the buffer was at the end of the last epoch, and what the guest loses for it. 1 is full, and all.
+    pub fn pressure(&self) -> (f64, f64) {
+        let pressure = self.pressure.load(Ordering::Relaxed);
+        ((pressure >> 32) as f64 / 1e6, f64::from(pressure as u32) / 1e6)
     }
 
     /// Room for a checkpoint. One that does not fit any more is taken all the same, for it exists already; then the
@@ -273,8 +281,9 @@ impl Checkpoints {
 
     /// One epoch's end: a checkpoint, unless the buffer is full.
     fn turn(&mut self) -> Result<(), HostError> {
-        let pressure = self.governor.update(self.load.fill(&self.nic));
-        self.load.tell(pressure.intensity());
+        let fill = self.load.fill(&self.nic);
+        let pressure = self.governor.update(fill);
+        self.load.tell(fill, pressure.intensity());
         match pressure {
             Pressure::Paused if !self.held => {
                 self.held = true;

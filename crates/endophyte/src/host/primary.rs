@@ -210,7 +210,7 @@ impl Primary {
     /// Writes what is known of the guest into a status.
     pub fn describe(&self, status: &mut Status) {
         (status.guest.qemu, status.guest.accelerator) = self.about.clone();
-        status.guest.throttle = self.load.throttle.load(Ordering::Relaxed) as f64 / 1000.0;
+        (status.buffer.fill, status.guest.throttle) = self.load.pressure();
         status.epochs.length_ms = self.load.length_us.load(Ordering::Relaxed) as f64 / 1000.0;
         status.buffer.emergency_pauses = self.load.emergency_pauses.load(Ordering::Relaxed);
         let stats = self.nic.stats();

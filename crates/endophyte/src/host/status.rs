@@ -121,6 +121,8 @@ pub struct Buffer {
     pub page_copies_bytes: u64,
     /// Bytes of both at most, but for one epoch: a checkpoint that was taken is kept although it does not fit.
     pub limit_bytes: u64,
+    /// How full it was at the end of the last epoch, by which the guest is slowed: 1 is full.
+    pub fill: f64,
     /// How often it was full and the guest had to wait.
     pub emergency_pauses: u64,
 }

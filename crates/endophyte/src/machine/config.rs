@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{MachineError, Result};
+use super::memory::GuestMemory;
 
 /// What a virtual machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,8 @@ pub(super) struct Launch<'a> {
     pub qmp: i32,
     /// The path under which the RAM is opened.
     pub memory: &'a Path,
+    /// Whether that is of huge pages.
+    pub huge: bool,
     /// Whether KVM runs it.
     pub kvm: bool,
     /// Whether it waits for a checkpoint.
@@ -120,6 +123,22 @@ impl MachineConfig {
     /// Where QEMU's own messages go.
     pub fn messages(&self) -> PathBuf {
         self.run_dir.join("qemu.log")
+    }
+
+    /// New, empty memory for this machine: in huge pages where they are wished for and this host has enough, else in ordinary ones.
+    pub fn memory(&self) -> Result<GuestMemory> {
+        self.validate()?;
+        if self.huge_pages {
+            match GuestMemory::huge(&self.name, self.memory_bytes) {
+                Ok(memory) => return Ok(memory),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(machine = self.name, "hugePages: {error}: {cause}; ordinary pages are used");
+                }
+            }
+        }
+        GuestMemory::create(&self.ram_path, self.memory_bytes)
     }
 
     /// Checks what can be checked without a host.
@@ -205,7 +224,12 @@ impl Arguments {
         self.add(
             "-object",
             joined(
-                &format!("memory-backend-file,id=ram,share=on,size={}M,mem-path=", config.memory_bytes / MIB),
+                &format!(
+                    // A huge page that QEMU has not touched would never count as written, even when a copy has filled it.
+                    "memory-backend-file,id=ram,share=on,{}size={}M,mem-path=",
+                    if launch.huge { "prealloc=on," } else { "" },
+                    config.memory_bytes / MIB
+                ),
                 launch.memory,
             ),
         );
@@ -305,7 +329,7 @@ mod tests {
 
     #[test]
     fn the_arguments_are_these() {
-        let launch = Launch { qmp: 5, memory: Path::new("/proc/1/fd/4"), kvm: true, incoming: true };
+        let launch = Launch { qmp: 5, memory: Path::new("/proc/1/fd/4"), huge: false, kvm: true, incoming: true };
         assert_eq!(words(&full(), launch), include_str!("testdata/arguments.txt"));
     }
 

@@ -106,12 +106,6 @@ pub fn shortfalls(config: &MachineConfig) -> Vec<String> {
             config.cpus
         ));
     }
-    if config.huge_pages && huge_page_folder(config.memory_bytes).is_none() {
-        shortfalls.push(format!(
-            "hugePages: this host has no {} MiB of free huge pages on a mounted hugetlbfs (vm.nr_hugepages); ordinary pages are used",
-            config.memory_bytes >> 20
-        ));
-    }
     shortfalls
 }
 
@@ -119,17 +113,4 @@ pub fn shortfalls(config: &MachineConfig) -> Vec<String> {
 pub fn sriov() -> &'static str {
     "sriovNetworking: not supported. A network card that is handed to the guest keeps state and sends packets that no checkpoint \
      can hold back; the virtio card is used"
-}
-
-/// A hugetlbfs that has room.
-pub(super) fn huge_page_folder(bytes: u64) -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, folder, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "hugetlbfs").then(|| PathBuf::from(folder))
-        })
-        .find(|folder| rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bfree * stat.f_bsize >= bytes))
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mycelium_linux::shared::SharedMapping;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::error::{MachineError, Result};
 
 /// The size of a page.
 pub const PAGE: usize = 4096;
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// A guest's RAM, shared with its QEMU. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +23,7 @@ pub struct GuestMemory {
 struct Inner {
     file: File,
     mapping: SharedMapping,
+    huge: bool,
 }
 
 impl GuestMemory {
@@ -38,21 +41,38 @@ impl GuestMemory {
         let file = file.map_err(MachineError::file("creating the guest's memory", path))?;
         std::fs::remove_file(path).map_err(MachineError::file("unlinking the guest's memory", path))?;
         file.set_len(bytes).map_err(MachineError::file("sizing the guest's memory", path))?;
-        GuestMemory::map(file, path)
+        GuestMemory::map(file, path, false)
+    }
+
+    /// A new, empty memory in huge pages of 2 MiB, which the kernel must have set aside (hugetlbpage.rst of the kernel's
+    /// documentation).
+    pub fn huge(name: &str, bytes: u64) -> Result<GuestMemory> {
+        let path = Path::new("/proc/sys/vm/nr_hugepages");
+        let failed = |source: rustix::io::Errno| MachineError::file("taking huge pages of", path)(source.into());
+        if bytes == 0 || !bytes.is_multiple_of(HUGE_PAGE) {
+            return Err(MachineError::Config {
+                field: "memory",
+                reason: format!("{bytes} bytes are not a whole number of huge pages of 2 MiB"),
+            });
+        }
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let file = File::from(memfd_create(format!("mycelium-{name}"), flags).map_err(failed)?);
+        file.set_len(bytes).map_err(MachineError::file("sizing the guest's memory in", path))?;
+        GuestMemory::map(file, path, true)
     }
 
     /// The memory in an existing file, with its contents.
     pub fn open(path: &Path) -> Result<GuestMemory> {
         let file = OpenOptions::new().read(true).write(true).open(path);
-        GuestMemory::map(file.map_err(MachineError::file("opening the guest's memory", path))?, path)
+        GuestMemory::map(file.map_err(MachineError::file("opening the guest's memory", path))?, path, false)
     }
 
-    fn map(file: File, path: &Path) -> Result<GuestMemory> {
+    fn map(file: File, path: &Path, huge: bool) -> Result<GuestMemory> {
         let length = file.metadata().map_err(MachineError::file("looking at the guest's memory", path))?.len();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let mapping =
             SharedMapping::new(&file, length).map_err(MachineError::file("mapping the guest's memory", path))?;
-        Ok(GuestMemory { inner: Arc::new(Inner { file, mapping }) })
+        Ok(GuestMemory { inner: Arc::new(Inner { file, mapping, huge }) })
     }
 
     /// Its size in bytes.
@@ -100,6 +120,11 @@ impl GuestMemory {
     /// When the range is not within the memory.
     pub fn write_range(&self, offset: u64, bytes: &[u8]) {
         self.inner.mapping.write(usize::try_from(offset).unwrap_or(usize::MAX), bytes);
+    }
+
+    /// Whether it is of huge pages.
+    pub fn is_huge(&self) -> bool {
+        self.inner.huge
     }
 
     pub(super) fn file(&self) -> &File {

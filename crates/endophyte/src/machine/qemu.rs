@@ -64,10 +64,7 @@ pub struct Machine {
 impl Machine {
     /// Starts QEMU with new, empty memory.
     pub fn start(config: &MachineConfig, start: Start) -> Result<Machine> {
-        config.validate()?;
-        let path = if config.huge_pages { huge_path(config) } else { config.ram_path.clone() };
-        let memory = GuestMemory::create(&path, config.memory_bytes)?;
-        Machine::start_with(config, start, &memory)
+        Machine::start_with(config, start, &config.memory()?)
     }
 
     /// Starts QEMU with existing memory, such as a backup's copy.
@@ -88,7 +85,7 @@ impl Machine {
         let (ours, theirs) = UnixStream::pair().map_err(MachineError::system("making a socket for QEMU"))?;
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), memory.file().as_raw_fd()));
         let incoming = start == Start::Paused;
-        let launch = Launch { qmp: theirs.as_raw_fd(), memory: &path, kvm, incoming };
+        let launch = Launch { qmp: theirs.as_raw_fd(), memory: &path, huge: memory.is_huge(), kvm, incoming };
         let mut command = process::command(program);
         // What a terminal sends to its foreground group is for us: we ask the guest first.
         command.process_group(0);
@@ -353,11 +350,4 @@ fn make_folder(config: &MachineConfig) -> Result<()> {
 
 fn messages(config: &MachineConfig) -> Result<File> {
     File::create(config.messages()).map_err(MachineError::file("creating", config.messages()))
-}
-
-fn huge_path(config: &MachineConfig) -> PathBuf {
-    match host::huge_page_folder(config.memory_bytes) {
-        Some(folder) => folder.join(format!("mycelium-{}-{}.ram", config.name, std::process::id())),
-        None => config.ram_path.clone(),
-    }
 }

@@ -103,6 +103,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn halfway_between_threshold_and_full() {
+        let near = |curve: Curve, fill: f64, expected: f64| {
+            let found = curve.intensity(fill);
+            assert!((found - expected).abs() < 1e-6, "{found} at {fill}, not {expected}");
+        };
+        near(Curve::new(&ram(0.7, None, 0.9)), 0.85, 0.45);
+        near(Curve::new(&ram(0.6, None, 0.5)), 0.7, 0.125);
+        // (e^(3/2) - 1) / (e^3 - 1), which is 1 / (e^(3/2) + 1).
+        near(Curve::new(&ram(0.7, Some(3.0), 1.0)), 0.85, 0.182_425_524);
+        near(Curve::new(&ram(0.7, Some(3.0), 0.5)), 0.85, 0.091_212_762);
+    }
+
     proptest! {
         #[test]
         fn intensity_is_bounded_starts_at_the_threshold_and_never_falls_with_the_fill_level(

@@ -13,7 +13,7 @@ use crate::random::{Random, setting};
 
 /// Cuts the power of the primary at a moment that nobody knows, lets `goes_on` see that the guest goes on elsewhere, and
 /// brings the host back as a backup.
-fn kill_primary(lab: &mut Lab, random: &mut Random, goes_on: impl FnOnce()) {
+pub fn kill_primary(lab: &mut Lab, random: &mut Random, goes_on: impl FnOnce()) {
     thread::sleep(Duration::from_micros(random.below(800_000)));
     // On a busy machine the primary may lose its lease, be elected again, and for a moment have no backup in sync: what
     // happens in such a moment only that host knows, and `vm status` says so.
@@ -72,7 +72,15 @@ fn no_transaction_is_lost() {
         kill_primary(&mut lab, &mut random, || bank.goes_on());
         println!("kill {kill}: {} transactions so far", bank.acknowledged());
     }
+    // And a planned move: the same connection.
+    let source = lab.protected(VM, 2);
+    let target = lab.names().into_iter().find(|name| *name != source).expect("three hosts");
+    let address = format!("{}:7400", lab.address(&target));
+    let moved = lab.host(&source).vm(&["migrate", VM, "--to", &address]);
+    assert!(moved.status.success(), "{}", said(&moved));
+    bank.goes_on();
     let primary = lab.protected(VM, 2);
+    assert_ne!(primary, source);
     bank.goes_on();
     let transactions = bank.close();
     println!("{transactions} transactions, all there");

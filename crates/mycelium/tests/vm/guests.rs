@@ -65,21 +65,31 @@ pub fn run_numbers(lab: &mut Lab, host: &str, backups: &[&str]) {
 /// The same with more flags of `vm run`.
 pub fn run_numbers_with(lab: &mut Lab, host: &str, backups: &[&str], flags: &[&str]) {
     let initramfs = numbering_initramfs().to_string_lossy().into_owned();
-    let mut words = vec!["--initrd", &initramfs, "--memory", "96Mi"];
+    let mut words = vec!["--initrd", &initramfs];
+    if !flags.contains(&"--memory") {
+        words.extend(["--memory", "96Mi"]);
+    }
     words.extend(flags);
     start(lab, host, backups, &words);
 }
 
-/// Tells the guest that numbers its packets to rewrite so many mebibytes of its `memory` or `disk` over and over.
-pub fn order(lab: &Lab, what: &str, mebibytes: u64) {
+/// Gives the guest that numbers its packets an order (`examples/numbering-guest.rs`), and waits until it has taken it.
+pub fn order(lab: &Lab, what: &str, number: u64) {
     let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("read timeout");
-    let (words, mut answer) = (format!("{what} {mebibytes}"), [0; 64]);
+    let (words, mut answer) = (format!("{what} {number}"), [0; 64]);
     eventually("the guest takes an order", || {
         let _ = socket.send_to(words.as_bytes(), (GUEST, 7778));
         let length = socket.recv(&mut answer).map_err(|error| error.to_string())?;
+        assert_ne!(&answer[..length], b"corrupt", "{words}: the guest's memory is not what was put there");
         if answer[..length] == *words.as_bytes() { Ok(()) } else { Err("it answered another".to_owned()) }
     });
+}
+
+/// Says an order once and does not wait.
+pub fn hint(lab: &Lab, what: &str, number: u64) {
+    let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));
+    let _ = socket.send_to(format!("{what} {number}").as_bytes(), (GUEST, 7778));
 }
 
 /// Starts the guest with Debian's PostgreSQL on a host, with other hosts as its backups.

@@ -11,6 +11,7 @@ mod faults;
 mod groups;
 mod guests;
 mod lab;
+mod memory;
 mod migrate;
 mod modes;
 mod network;

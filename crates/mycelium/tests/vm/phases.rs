@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use crate::common::{PATIENCE, command, run};
-use crate::guests::{VM, numbers};
+use crate::guests::{VM, numbers, order};
 use crate::lab::{Lab, states};
 use crate::random::{Random, setting};
 
@@ -23,13 +23,16 @@ const FUTEX: &str = "202";
 /// A thread that was not in the kernel.
 const COMPUTING: &str = "-1";
 
+/// Bytes that the sockets hold of an epoch of a guest that rewrites memory.
+const EPOCH_LEAST: u64 = 64 << 10;
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     /// QEMU is asked to stop the guest, to save its devices, or to let it go on.
     Paused,
     /// Written pages are looked for and copied.
     Copying,
-    /// An epoch is in the primary's sockets, and no further.
+    /// An epoch is in the primary's sockets, and no further: its cable is out.
     Sending,
     /// Backups have answered, and the primary has not heard it.
     Acknowledging,
@@ -120,7 +123,8 @@ fn lose(lab: &mut Lab, random: &mut Random, phase: Phase) -> Vec<String> {
         }
         Phase::Sending => {
             lab.cable(&primary, false);
-            soon("something is sent", || waiting(lab, &primary).1 > 0);
+            // More than signs of life: those are a few hundred bytes in the time that an epoch takes.
+            soon("an epoch is sent", || waiting(lab, &primary).1 > EPOCH_LEAST);
             let still = Still::of(lab.host(&primary).process());
             (primary, still)
         }
@@ -169,6 +173,7 @@ fn heir(lab: &mut Lab, gone: &str) -> String {
 fn a_host_may_be_lost_in_any_phase() {
     let mut random = Random::new();
     let (mut lab, client) = numbers(&mut random, &[]);
+    order(&lab, "memory", 1);
     let phases =
         [Phase::Paused, Phase::Copying, Phase::Sending, Phase::Acknowledging, Phase::Applying, Phase::Promoting];
     for round in 0..setting("MYCELIUM_CHAOS_PHASES", phases.len() as u64) {

@@ -228,6 +228,19 @@ fn a_slowed_connection_loses_its_share_and_gets_it_back() {
 }
 
 #[test]
+fn a_second_after_one_of_four_is_cut_and_one_slowed_to_a_tenth_the_rest_is_used() {
+    let mut world = World::new(Balancing::AdaptiveBandwidth, &[10e6, 10e6, 10e6, 10e6]);
+    world.flood(Duration::from_secs(1));
+    world.wire(0).frozen = true;
+    world.wire(1).rate = 1e6;
+    world.flood(Duration::from_secs(1));
+    let received = world.received.len();
+    world.flood(Duration::from_secs(1));
+    let rate = (world.received.len() - received) * 100_000;
+    assert!(rate > 19_000_000, "21 MB/s are left: {rate}");
+}
+
+#[test]
 fn a_frozen_connection_holds_nothing_up() {
     let mut world = World::new(Balancing::AdaptiveBandwidth, &[10e6, 10e6]);
     world.flood(Duration::from_secs(1));
