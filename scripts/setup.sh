@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
 run=(nftables iproute2 kmod curl ca-certificates)
-test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl e2fsprogs)
+test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl e2fsprogs syslinux mtools)
 vm=(busybox-static e2fsprogs mmdebstrap)
 bench=(etcd-server podman containerd runc crun)
 
@@ -44,7 +44,7 @@ virtual_machines() {
 
   local guest=$cache/guest-kernel
   local modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net
-    crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 button evdev)
+    crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 button evdev nls_cp437 nls_ascii fat vfat)
   [[ ! -e $guest/vmlinuz || $(cat "$guest/list" 2>/dev/null) != "${modules[*]}" ]] || return 0
   echo "setup: fetching a kernel for test guests"
   local work package

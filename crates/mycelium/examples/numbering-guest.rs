@@ -15,6 +15,9 @@
 //! `disk 4` does so with 4 MiB of its disk; 0 ends it. `keep 512` fills 512 MiB once; `check 1`, `check 2` and so on each
 //! compare all of that with what was put there, and rewrite a part. An order is answered with itself, those of the kept
 //! memory when they are done.
+//! `seed` is answered with the user data of the machine's seed, read from its disk anew.
+//!
+//! A line on its console is answered with what was heard.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
@@ -175,12 +178,29 @@ impl Kept {
     }
 }
 
+/// From the disk, not from memory.
+fn user_data() -> std::io::Result<Vec<u8>> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+    std::fs::read("/seed/user-data")
+}
+
+fn answer_console() -> std::io::Result<()> {
+    for line in std::io::stdin().lines() {
+        println!("guest: heard {}", line?);
+    }
+    Ok(())
+}
+
 fn take_orders() -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:7778")?;
     let (mut buffer, mut kept) = ([0_u8; 128], Kept::default());
     loop {
         let (length, from) = socket.recv_from(&mut buffer)?;
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if text == "seed" {
+            let _ = socket.send_to(&user_data().unwrap_or_else(|error| error.to_string().into()), from);
+            continue;
+        }
         let (what, number) = text.split_once(' ').unwrap_or_default();
         let Ok(number) = number.parse::<usize>() else { continue };
         match what {
@@ -215,7 +235,7 @@ fn say_back() -> std::io::Result<()> {
 
 fn main() -> std::io::Result<()> {
     std::thread::spawn(rewrite_memory);
-    for work in [rewrite_disk, take_orders, say_back] {
+    for work in [rewrite_disk, take_orders, say_back, answer_console] {
         std::thread::spawn(move || work().inspect_err(|error| println!("guest: {error}")));
     }
     let socket = UdpSocket::bind("0.0.0.0:7777")?;

@@ -52,9 +52,7 @@ struct Options {
 
 fn main() {
     let options = options();
-    if !support::available() {
-        return;
-    }
+    support::require_tools();
     if options.only.as_deref() != Some("slowdown") {
         for (name, script) in [("light load", LIGHT), ("computing and copying", BOUND)] {
             let timings = pauses(&options, script);

@@ -64,6 +64,10 @@ pub struct DiskStats {
     pub synced_epoch: u64,
     /// Bytes the guest wrote since the disk was opened.
     pub written: u64,
+    /// In so many writes, zeroed ranges included.
+    pub writes: u64,
+    /// How often the guest asked for what it wrote to be durable.
+    pub flushes: u64,
 }
 
 /// A base position, and the blocks outside of which the image has the content there.
@@ -339,6 +343,13 @@ impl Disk {
         if self.is_protected() { Ok(()) } else { self.shared.file.sync() }
     }
 
+    /// Counts a flush of the guest; whether it costs nothing.
+    pub(super) fn flush_asked(&self) -> bool {
+        let mut state = self.state();
+        state.stats.flushes += 1;
+        state.recording.is_some()
+    }
+
     /// Whether a write of `len` bytes would have to wait for room in the log.
     pub(super) fn may_wait(&self, len: u64) -> bool {
         self.state().recording.as_ref().is_some_and(|recording| recording.full(len))
@@ -377,6 +388,7 @@ impl Disk {
         let mut state = self.shared.room_for(len, self.state());
         let state = &mut *state;
         state.stats.written += len;
+        state.stats.writes += 1;
         if let Some(map) = &mut state.map {
             let epoch = state.recording.as_ref().map_or(u64::MAX, |recording| recording.epoch);
             map.mark(blocks(offset, len), epoch).map_err(io::Error::other)?;

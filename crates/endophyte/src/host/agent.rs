@@ -6,6 +6,7 @@
 mod apart;
 mod commands;
 mod hosts;
+mod progress;
 mod report;
 mod standby;
 
@@ -181,6 +182,8 @@ pub(super) struct Agent {
     later_syncs: BTreeSet<String>,
     /// This host's part cannot be written to disk.
     apart: Option<apart::Apart>,
+    /// Who is told how far backups are.
+    following: progress::Followings,
 }
 
 struct Stopping {
@@ -248,6 +251,7 @@ impl Agent {
             held: Held::default(),
             later_syncs: BTreeSet::new(),
             apart: None,
+            following: progress::Followings::default(),
             place,
         };
         if let Some(setup) = setup {
@@ -285,6 +289,7 @@ impl Agent {
         self.start_alone();
         self.next_command();
         self.go_on_stopping();
+        self.tell_progress();
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -474,12 +479,17 @@ impl Agent {
             Event::Linked { link, hello, dialled } => {
                 // A host may listen under other addresses than the one it was reached by.
                 if let Some(witness) = self.wanted.remove(&dialled) {
-                    self.wanted.insert(if hello.listen.is_empty() { dialled } else { hello.listen.clone() }, witness);
+                    let listen = if hello.listen.is_empty() { dialled.clone() } else { hello.listen.clone() };
+                    self.following.moved(&dialled, &listen);
+                    self.wanted.insert(listen, witness);
                 }
                 self.linked(link, hello, false);
             }
             Event::Accepted { link, hello } => self.linked(link, hello, true),
-            Event::Unreachable { to, reason } => self.history.note(&format!("{to:?} cannot be reached: {reason}")),
+            Event::Unreachable { to, reason } => {
+                self.history.note(&format!("{to:?} cannot be reached: {reason}"));
+                self.following.trouble(&to, &reason);
+            }
             Event::LinkClosed { peer, number, reason } => {
                 if self.peers.get(&peer).is_some_and(|known| known.number == number) {
                     self.history.note(&format!("the link with {peer} closed: {reason}"));

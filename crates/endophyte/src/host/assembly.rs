@@ -90,7 +90,7 @@ pub fn learn(place: &Place, setup: &Setup, held: &Held) -> Result<Learned, HostE
 
 impl Assembly {
     fn run_dir(&self) -> PathBuf {
-        self.place.paths.file("run")
+        self.place.paths.run_dir()
     }
 
     fn disk_socket(&self) -> PathBuf {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! → {"verb":"migrate","to":"10.0.0.3:7400"}
-//! ← {"progress":"lag 0.31, 12.0 MiB to go"}        any number of these
-//! ← {"done":{...}}  or  {"error":"one paragraph"}  exactly one of these, then the end
+//! ← {"progress":{"who":"c","part":0.31,"text":"..."}}  any number of these
+//! ← {"done":{...}}  or  {"error":"one paragraph"}       exactly one of these, then the end
 //! ```
 //!
 //! The socket lies in a folder that only its owner may enter; who reaches it is the host's administrator.
@@ -44,11 +44,16 @@ pub enum Request {
         /// Its name.
         member: String,
     },
-    /// Take another host in as a backup.
+    /// Take another host in as a backup, and tell how far it is brought in sync.
     Protect {
         /// Its address.
         backup: String,
+        /// Answer at once, not when it is in sync.
+        #[serde(default)]
+        at_once: bool,
     },
+    /// Tell how far backups are brought in sync, as long as somebody listens.
+    Follow,
     /// Stop the machine: the guest is asked to shut down, or with `force` simply ended.
     Stop {
         /// End it without asking the guest.
@@ -62,11 +67,23 @@ pub enum Request {
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
     /// It goes on.
-    Progress(String),
+    Progress(Progress),
     /// It is done, with what was asked for.
     Done(serde_json::Value),
     /// It was not done, and why.
     Error(String),
+}
+
+/// How far something is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Of which host.
+    pub who: String,
+    /// 0 to 1.
+    pub part: f64,
+    /// What is going on.
+    pub text: String,
 }
 
 /// A request with the way to answer it.
@@ -79,6 +96,14 @@ pub struct Call {
 }
 
 impl Call {
+    /// Tells how far it is; whether anybody listens. A slow listener misses some: there is always room for the end.
+    pub fn progress(&self, progress: &Progress) -> bool {
+        if self.answers.capacity() > 1 {
+            let _ = self.answers.try_send(Answer::Progress(progress.clone()));
+        }
+        !self.answers.is_closed()
+    }
+
     /// Ends the call. A client that went away does not mind.
     pub fn finish(self, outcome: Result<serde_json::Value, String>) {
         let _ = self.answers.try_send(match outcome {
@@ -137,7 +162,11 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
 ///
 /// # Errors
 /// [`HostError::NotRunning`] when nobody listens, [`HostError::Refused`] with the process's own words.
-pub fn ask(socket: &Path, request: &Request, mut progress: impl FnMut(&str)) -> Result<serde_json::Value, HostError> {
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    mut progress: impl FnMut(&Progress),
+) -> Result<serde_json::Value, HostError> {
     let at = |source| HostError::File { path: socket.to_owned(), source };
     let mut stream = match StdUnixStream::connect(socket) {
         Ok(stream) => stream,
@@ -151,7 +180,7 @@ pub fn ask(socket: &Path, request: &Request, mut progress: impl FnMut(&str)) -> 
     stream.write_all(&line).map_err(at)?;
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line.map_err(at)?).map_err(|error| at(error.into()))? {
-            Answer::Progress(text) => progress(&text),
+            Answer::Progress(told) => progress(&told),
             Answer::Done(value) => return Ok(value),
             Answer::Error(text) => return Err(HostError::Refused(text)),
         }

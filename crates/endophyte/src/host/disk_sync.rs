@@ -1,6 +1,7 @@
 //! The primary's side of a disk's first copy or catching up, on a thread of its own: it reads and hashes much.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use mycelium_api::error::chain;
 use super::HostError;
 use super::stream::{Outbox, StreamMessage};
 use crate::disk::Disk;
-use crate::disk::sync::{Message, Source};
+use crate::disk::sync::{Message, Progress, Source};
 
 /// Bytes that may wait for the link before the next are read.
 const WAITING_MAX: u64 = 4 << 20;
@@ -25,6 +26,7 @@ enum Order {
 #[derive(Debug)]
 pub(super) struct DiskSource {
     orders: Sender<Order>,
+    progress: Arc<Mutex<Progress>>,
 }
 
 impl DiskSource {
@@ -32,15 +34,22 @@ impl DiskSource {
     pub fn start(disk: &Disk, id: u64, outbox: Outbox) -> Result<Self, HostError> {
         let source = Source::new(disk)?;
         let (orders, receiver) = channel();
+        let progress = Arc::<Mutex<Progress>>::default();
+        let told = Arc::clone(&progress);
         thread::Builder::new()
             .name("disk-source".into())
             .spawn(move || {
-                if let Err(error) = run(source, id, &receiver, &outbox) {
+                if let Err(error) = run(source, id, &receiver, &outbox, &told) {
                     tracing::warn!(error = chain(&error), "a backup's disk cannot be brought in sync");
                 }
             })
             .map_err(HostError::Thread)?;
-        Ok(Self { orders })
+        Ok(Self { orders, progress })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the backup says.
@@ -54,8 +63,15 @@ impl DiskSource {
     }
 }
 
-fn run(mut source: Source, id: u64, orders: &Receiver<Order>, outbox: &Outbox) -> Result<(), HostError> {
+fn run(
+    mut source: Source,
+    id: u64,
+    orders: &Receiver<Order>,
+    outbox: &Outbox,
+    told: &Mutex<Progress>,
+) -> Result<(), HostError> {
     loop {
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = source.progress();
         let full = outbox.waiting() > WAITING_MAX;
         let message = if full { None } else { source.poll()? };
         let idle = message.is_none();

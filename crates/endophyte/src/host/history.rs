@@ -34,6 +34,7 @@ pub(super) struct History {
     disk_bytes: u64,
     copies_bytes: u64,
     starting: bool,
+    promotions: u64,
     /// When the guest went on here; nothing once its output was seen to leave.
     ran: Option<Duration>,
 }
@@ -53,6 +54,7 @@ impl History {
             disk_bytes: 0,
             copies_bytes: 0,
             starting: false,
+            promotions: 0,
             ran: None,
         }
     }
@@ -70,7 +72,10 @@ impl History {
     pub fn promoted(&mut self, term: u64, from: Start) {
         self.starting = true;
         match from {
-            Start::Promoted { from } => self.note(&format!("takes over in term {term} at epoch {}", from.epoch)),
+            Start::Promoted { from } => {
+                self.promotions += 1;
+                self.note(&format!("takes over in term {term} at epoch {}", from.epoch));
+            }
             Start::Cold => self.note(&format!("starts the guest in term {term}")),
         }
     }
@@ -137,6 +142,7 @@ impl History {
         status.traffic.sent_bytes = self.sent_bytes;
         status.traffic.disk_bytes = self.disk_bytes;
         status.buffer.page_copies_bytes = self.copies_bytes;
+        status.promotions = self.promotions;
         status.events = self.events.iter().cloned().collect();
     }
 }

@@ -7,7 +7,7 @@
 //!                     /member.json   this host's part in the replication group: term, vote, last whole epoch
 //!                     /disk/         the disk, its journal and its record of unreplicated blocks
 //!                     /control.sock  what `mycelium vm status|migrate|...` talk to
-//!                     /console.sock  the guest's serial console
+//!                     /run/          sockets of the QEMU that runs or waits here, among them the serial console
 //!                     /lock          held by the process that has the machine on this host
 //! ```
 //!
@@ -103,9 +103,14 @@ impl VmPaths {
         self.0.join("control.sock")
     }
 
+    /// The sockets and messages of the QEMU of this host.
+    pub fn run_dir(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
     /// The guest's serial console.
     pub fn console(&self) -> PathBuf {
-        self.0.join("console.sock")
+        self.run_dir().join("console.sock")
     }
 
     /// The seed image for cloud-init.

@@ -22,7 +22,7 @@ use super::agent::Event;
 use super::checkpoints::{Checkpoints, Load, Slot};
 use super::encoder::Encoder;
 use super::held::{Held, Weight};
-use super::status::Status;
+use super::status::{self, Status};
 use super::stream::Outbox;
 use super::sync::{MemorySync, SyncStep};
 use super::timeline::Timeline;
@@ -224,6 +224,17 @@ impl Primary {
         }
         .into();
         status.buffer.bytes += stats.queued_bytes;
+        if let Some(disk) = &self.disk {
+            let stats = disk.stats();
+            status.disk = status::Disk {
+                size_bytes: disk.size(),
+                writes: stats.writes,
+                written_bytes: stats.written,
+                flushes: stats.flushes,
+                log_bytes: stats.log_bytes,
+                waits: stats.log_waits,
+            };
+        }
     }
 
     /// Whether checkpoints are taken.

@@ -42,6 +42,8 @@ pub struct Status {
     pub primary: Option<String>,
     /// Generation of the group: goes up with each change of primary.
     pub term: u64,
+    /// How often this host took the guest over from another since its process began.
+    pub promotions: u64,
     /// What the process is doing, in a word or two.
     pub phase: String,
     /// What keeps this host from its part, and what to do about it; empty if nothing does.
@@ -58,6 +60,8 @@ pub struct Status {
     pub traffic: Traffic,
     /// What leaves the guest by its network card.
     pub egress: Egress,
+    /// What the guest does with its disk.
+    pub disk: Disk,
     /// The others of the group.
     pub peers: Vec<Peer>,
     /// What happened, newest last.
@@ -153,6 +157,24 @@ pub struct Egress {
     pub mode: String,
 }
 
+/// The guest's disk, since it runs on this host.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Disk {
+    /// Its size.
+    pub size_bytes: u64,
+    /// Writes of the guest.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// How often the guest asked for what it wrote to be durable.
+    pub flushes: u64,
+    /// Bytes written in the present epoch.
+    pub log_bytes: u64,
+    /// How often a write had to wait for the end of an epoch that held too much.
+    pub waits: u64,
+}
+
 /// Another member of the group.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -167,10 +189,36 @@ pub struct Peer {
     pub epoch: u64,
     /// Epochs behind the last sealed one.
     pub lag: u64,
-    /// Of its first copy or catching up, 0 to 1; 1 when in sync.
+    /// Of its first copy or catching up, memory and disk, 0 to 1; 1 when in sync.
     pub synced: f64,
+    /// The copy that is under way.
+    pub copy: CopyPart,
     /// The connections to it, as the transport counts them.
     pub connections: serde_json::Value,
+}
+
+/// A member's first copy, or its catching up. All zero while there is none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CopyPart {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Those that are the same there by now.
+    pub memory_done_bytes: u64,
+    /// Bytes of the disk that may differ, and are no holes.
+    pub disk_bytes: u64,
+    /// Those that were compared, and sent where they differed.
+    pub disk_done_bytes: u64,
+    /// Bytes of the disk's content that had to be sent.
+    pub disk_sent_bytes: u64,
+}
+
+impl CopyPart {
+    /// How much of it is done, below 1: that it is whole the backup says.
+    pub fn part(&self) -> f64 {
+        let (all, done) = (self.memory_bytes + self.disk_bytes, self.memory_done_bytes + self.disk_done_bytes);
+        if all == 0 { 0.0 } else { (done as f64 / all as f64).min(0.999) }
+    }
 }
 
 /// Something worth telling.

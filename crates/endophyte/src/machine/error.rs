@@ -12,7 +12,9 @@ pub enum MachineError {
     )]
     QemuMissing,
     /// QEMU is older than what works.
-    #[error("QEMU {found} is too old: 7.2 or newer is needed")]
+    #[error(
+        "QEMU {found} is too old: install 7.2 or newer (Debian 12, Ubuntu 23.04 or newer: apt install qemu-system-x86; Debian 11: the same from bullseye-backports)"
+    )]
     QemuTooOld {
         /// The version found.
         found: String,

@@ -15,6 +15,8 @@ use super::error::{MachineError, Result};
 
 /// The program.
 const QEMU: &str = "qemu-system-x86_64";
+/// The oldest version that works.
+pub(super) const OLDEST: (u64, u64) = (7, 2);
 /// How long a guest of five instructions may take.
 const TRIAL_LIMIT: Duration = Duration::from_secs(5);
 /// What QEMU exits with when the trial guest has written 0x10 to its exit port.
@@ -27,6 +29,16 @@ pub(super) fn qemu() -> Result<PathBuf> {
         .map(|folder| folder.join(QEMU))
         .find(|program| program.is_file())
         .ok_or(MachineError::QemuMissing)
+}
+
+/// That the QEMU here is too old, if it is: by what it says of itself.
+pub(super) fn too_old() -> Option<MachineError> {
+    let output = process::command(qemu().ok()?).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let found = said.split_once("version ")?.1.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+    let mut numbers = found.split('.').map_while(|number| number.parse().ok());
+    let version = (numbers.next()?, numbers.next()?);
+    (version < OLDEST).then(|| MachineError::QemuTooOld { found: found.to_owned() })
 }
 
 /// Whether a machine with this wish runs on KVM.
@@ -107,10 +119,4 @@ pub fn shortfalls(config: &MachineConfig) -> Vec<String> {
         ));
     }
     shortfalls
-}
-
-/// Why a machine cannot have an SR-IOV network card.
-pub fn sriov() -> &'static str {
-    "sriovNetworking: not supported. A network card that is handed to the guest keeps state and sends packets that no checkpoint \
-     can hold back; the virtio card is used"
 }

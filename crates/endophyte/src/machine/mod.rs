@@ -29,7 +29,7 @@ mod state_file;
 pub use checkpoint::{Capture, Checkpointer, PauseTiming, PreCopy};
 pub use config::{Accel, Boot, MachineConfig, Nic};
 pub use error::{MachineError, Result};
-pub use host::{kvm_works, shortfalls, sriov};
+pub use host::{kvm_works, shortfalls};
 pub use memory::{GuestMemory, PAGE};
 pub use qemu::{Machine, Start};
 pub use qmp::{Event, Qmp};

@@ -94,7 +94,9 @@ impl Machine {
         let (child, userfault) = bound::spawn_with_userfault(command, vec![theirs.into()])
             .map_err(MachineError::system("starting QEMU with its writes tracked"))?;
         let guard = KillOnDrop(Some(child));
-        let (qmp, version) = Qmp::handshake(ours, config.messages())?;
+        // One that is too old does not know the board, and ends before it says what it is.
+        let (qmp, version) = Qmp::handshake(ours, config.messages())
+            .map_err(|error| if error.is_gone() { host::too_old().unwrap_or(error) } else { error })?;
         let state = StateFile::new()?;
         let mut machine = Machine {
             qmp,

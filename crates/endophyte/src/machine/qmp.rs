@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::clock::monotonic;
 
 use super::error::{MachineError, Result};
+use super::host;
 
 /// How long QEMU may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,7 +60,7 @@ impl Qmp {
             return Err(MachineError::Protocol { during: "start".to_owned() });
         };
         let found = format!("{major}.{minor}.{}", version["micro"]);
-        if (major, minor) < (7, 2) {
+        if (major, minor) < host::OLDEST {
             return Err(MachineError::QemuTooOld { found });
         }
         qmp.execute("qmp_capabilities", Value::Null)?;

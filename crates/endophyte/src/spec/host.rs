@@ -10,13 +10,16 @@ const HUGE_PAGE: u64 = 2 << 20;
 pub fn unsupported(vm: &EndophyteVM, sys: &Path, host_cpus: usize) -> Vec<String> {
     let config = &vm.spec.performance_config;
     let mut missing = Vec::new();
-    if config.sriov_networking && !has_virtual_functions(sys) {
-        missing.push(
-            "spec.performanceConfig.sriovNetworking: no network card here has virtual functions \
-             (sriov_totalvfs); the guest uses a tap device. A card with virtual functions could not hold output back \
-             either: with it, output commit is not possible"
-                .to_owned(),
-        );
+    if config.sriov_networking {
+        let cards = if has_virtual_functions(sys) {
+            "this host has network cards with virtual functions, but they are not used"
+        } else {
+            "no network card here has virtual functions (sriov_totalvfs)"
+        };
+        missing.push(format!(
+            "spec.performanceConfig.sriovNetworking: not supported: {cards}. A card that is handed to the guest keeps \
+             state that no checkpoint has, and sends what nobody can hold back; the guest has a virtio card on a tap device"
+        ));
     }
     if config.huge_pages && free_huge_pages(sys) * HUGE_PAGE < vm.memory_bytes() {
         missing.push(format!(
@@ -61,13 +64,17 @@ mod tests {
         vm.spec.performance_config.huge_pages = true;
         vm.spec.performance_config.cpu_pinning = true;
         vm.spec.vm_spec.cpu_cores = 4;
-        assert_eq!(unsupported(&vm, sys.path(), 2).len(), 3);
+        let all = unsupported(&vm, sys.path(), 2);
+        assert_eq!(all.len(), 3);
+        assert!(all[0].contains("sriovNetworking: not supported: no network card"), "{all:?}");
         let card = sys.path().join("class/net/eth0/device");
         let pages = sys.path().join("kernel/mm/hugepages/hugepages-2048kB");
         std::fs::create_dir_all(&card).unwrap();
         std::fs::create_dir_all(&pages).unwrap();
         std::fs::write(card.join("sriov_totalvfs"), "8\n").unwrap();
         std::fs::write(pages.join("free_hugepages"), "256\n").unwrap();
-        assert!(unsupported(&vm, sys.path(), 4).is_empty());
+        // A card with virtual functions is not used either, and that is said.
+        let left = unsupported(&vm, sys.path(), 4);
+        assert!(left.len() == 1 && left[0].contains("sriovNetworking: not supported: this host has"), "{left:?}");
     }
 }

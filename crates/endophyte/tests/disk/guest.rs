@@ -27,26 +27,23 @@ while :; do
 done
 ";
 
-fn e2fsprogs(program: &str, args: &[&str], image: &Path) -> Option<String> {
-    let path =
-        ["/sbin", "/usr/sbin"].map(|folder| Path::new(folder).join(program)).into_iter().find(|path| path.exists())?;
+fn e2fsprogs(program: &str, args: &[&str], image: &Path) -> String {
+    let path = ["/sbin", "/usr/sbin"].map(|folder| Path::new(folder).join(program));
+    let path = path.into_iter().find(|path| path.exists());
+    let path = path.unwrap_or_else(|| panic!("{program} is missing: run scripts/setup.sh test"));
     let output = command(path).args(args).arg(image).output().unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{program}: {said}");
-    Some(said)
+    said
 }
 
 #[test]
 fn a_file_system_survives_power_cuts_and_promotion() {
-    if !support::available() {
-        return;
-    }
+    support::require_tools();
     let guest = Guest::new("disk", SCRIPT);
     let image = guest.folder().join("image");
     std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
-    if e2fsprogs("mkfs.ext4", &["-q", "-F"], &image).is_none() {
-        return;
-    }
+    e2fsprogs("mkfs.ext4", &["-q", "-F"], &image);
     // An unprotected guest is cut off in the midst of its writing, twice.
     let vm = guest.folder().join("vm");
     let disk = Disk::open(&vm, Some(&image), None).unwrap();

@@ -8,7 +8,7 @@ use mycelium_endophyte::disk::Disk;
 use mycelium_endophyte::machine::{Checkpointer, GuestMemory, Machine, Nic as Card, Pages, Start};
 
 use crate::ping::{self, Pinger};
-use crate::support::{self, Guest, available};
+use crate::support::{self, Guest, require_tools};
 use crate::{difference, empty_copy, epochs};
 
 /// Writes memory and disk for ever, in amounts that change, and answers whoever pings it.
@@ -50,9 +50,7 @@ impl Backup {
 }
 
 fn every_epoch_is_whole(cpus: u32, huge_pages: bool) {
-    if !available() {
-        return;
-    }
+    require_tools();
     let guest = Guest::new("compare", LOAD);
     let mut config = guest.config("a");
     let (disk_socket, card_socket) = (guest.folder().join("disk.sock"), guest.folder().join("card.sock"));

@@ -6,7 +6,7 @@ use mycelium_endophyte::clock::monotonic;
 use mycelium_endophyte::machine::{Checkpointer, Machine, MachineError, Start};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Guest, available};
+use crate::support::{Guest, require_tools};
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
@@ -23,9 +23,7 @@ fn fails_soon<T: std::fmt::Debug>(what: &str, step: impl FnOnce() -> Result<T, M
 
 #[test]
 fn qemu_killed_in_any_step_is_a_clean_error() {
-    if !available() {
-        return;
-    }
+    require_tools();
     let guest = Guest::new("killed", "while :; do cp /bin/busybox /tmp/x; done");
     let start = |instance: &str, start| Machine::start(&guest.config(instance), start).unwrap();
 
@@ -59,9 +57,7 @@ fn qemu_killed_in_any_step_is_a_clean_error() {
 
 #[test]
 fn a_state_that_is_none_is_refused() {
-    if !available() {
-        return;
-    }
+    require_tools();
     let guest = Guest::new("garbage", "sleep 1000");
     let mut machine = Machine::start(&guest.config("a"), Start::Paused).unwrap();
     let error = machine.load_devices(&[0x5a; 5000]).unwrap_err();

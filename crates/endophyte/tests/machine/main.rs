@@ -9,6 +9,7 @@ mod compare;
 mod faults;
 mod ping;
 mod restore;
+mod wishes;
 
 use mycelium_endophyte::machine::{Capture, GuestMemory, PAGE};
 

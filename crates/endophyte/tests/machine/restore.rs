@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mycelium_endophyte::machine::{Capture, Checkpointer, GuestMemory, Machine, Start};
 
-use crate::support::{Guest, available};
+use crate::support::{Guest, require_tools};
 use crate::{apply, empty_copy};
 
 /// Counts, and checks what it has in memory at each count.
@@ -42,9 +42,7 @@ fn restore(guest: &Guest, instance: &str, capture: &Capture, copy: &GuestMemory)
 
 #[test]
 fn a_guest_moves_from_qemu_to_qemu_twenty_times_and_counts_on() {
-    if !available() {
-        return;
-    }
+    require_tools();
     let guest = Guest::new("count", COUNT);
     let copy = empty_copy(guest.config("0").memory_bytes);
     let mut checkpointer = Checkpointer::new(Machine::start(&guest.config("0"), Start::Running).unwrap()).unwrap();
@@ -77,9 +75,7 @@ fn a_guest_moves_from_qemu_to_qemu_twenty_times_and_counts_on() {
 
 #[test]
 fn a_guest_captured_while_it_boots_comes_up_elsewhere() {
-    if !available() {
-        return;
-    }
+    require_tools();
     let guest = Guest::new("boot", "echo READY; sleep 1000");
     let copy = empty_copy(guest.config("a").memory_bytes);
     let mut checkpointer = Checkpointer::new(Machine::start(&guest.config("a"), Start::Running).unwrap()).unwrap();
@@ -111,9 +107,7 @@ fn a_guest_captured_while_it_boots_comes_up_elsewhere() {
 
 #[test]
 fn a_guest_switches_itself_off_when_asked() {
-    if !available() {
-        return;
-    }
+    require_tools();
     // Without ACPI's daemon the button is an input event that the script reads.
     let guest = Guest::new("off", "echo READY; poweroff -f");
     let mut machine = Machine::start(&guest.config("a"), Start::Running).unwrap();

@@ -162,9 +162,7 @@ async fn backup(root: &VmRoot) -> (SocketAddr, Setup) {
 /// primary's, change nothing; what follows of the new term fits as if they had not come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_of_a_former_term_is_refused_whoever_sends_it() {
-    if !support::available() {
-        return;
-    }
+    support::require_tools();
     let folder = tempfile::Builder::new().prefix("replay-").tempdir().expect("folder");
     let root = VmRoot::of(folder.path());
     let group = std::fs::read_to_string(init_group(&root).expect("group file")).expect("group file");

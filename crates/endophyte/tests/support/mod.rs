@@ -119,16 +119,18 @@ impl Console {
     }
 }
 
-/// Whether guests can run here; says on stderr what is missing.
-pub fn available() -> bool {
+/// Fails where guests cannot run for want of tools, and says which command brings them.
+pub fn require_tools() {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let qemu = std::env::split_paths(&path).any(|folder| folder.join("qemu-system-x86_64").exists());
-    let available = qemu && kernel_folder().join("vmlinuz").exists() && busybox().exists();
-    if !available {
-        assert!(std::env::var_os("CI").is_none(), "QEMU or the guests' kernel is missing: scripts/setup.sh vm");
-        eprintln!("skipped: QEMU or the guests' kernel is missing: scripts/setup.sh vm");
+    let missing = [
+        ("qemu-system-x86_64", qemu),
+        ("the guests' kernel", kernel_folder().join("vmlinuz").exists()),
+        ("busybox-static", busybox().exists()),
+    ];
+    for (what, there) in missing {
+        assert!(there, "{what} is missing: run scripts/setup.sh test");
     }
-    available
 }
 
 /// Where `scripts/setup.sh vm` leaves the kernel.

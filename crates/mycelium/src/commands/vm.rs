@@ -5,10 +5,12 @@
 //! | [`run`] | the processes: `run`, `backup`, `witness` |
 //! | [`ask`] | what is asked of a running process: `status`, `migrate`, `promote`, `protect`, `forget`, `stop` |
 //! | [`console`] | the guest's serial console |
+//! | [`progress`] | how far backups are brought in sync |
 //! | [`show`] | status as a table |
 
 mod ask;
 mod console;
+mod progress;
 mod run;
 mod show;
 

@@ -87,7 +87,11 @@ fn no_transaction_is_lost() {
 
     let stopped = lab.host(&primary).vm(&["stop", VM]);
     assert!(stopped.status.success(), "{}", said(&stopped));
-    let disk = lab.host(&primary).folder().join("vm").join(VM).join("disk/disk.raw");
+    let folder = lab.host(&primary).folder().join("vm").join(VM);
+    let console =
+        String::from_utf8_lossy(&std::fs::read(folder.join("console.log")).expect("console.log")).into_owned();
+    assert!(console.contains("guest: off"), "PostgreSQL was not shut down:\n{console}");
+    let disk = folder.join("disk/disk.raw");
     // A guest that took too long to shut down was ended: then its journal has the last word, as after any loss of power.
     let _ = command("e2fsck").args(["-y", "-E", "journal_only"]).arg(&disk).output().expect("e2fsck runs");
     run(command("e2fsck").arg("-fn").arg(disk));

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::common::{command, eventually, run};
-use crate::lab::{CLIENT, GUEST, Lab};
+use crate::lab::{CLIENT, GUEST, Lab, said};
 use crate::numbers::Client;
 use crate::random::Random;
 
@@ -45,6 +45,28 @@ fn numbering_initramfs() -> &'static Path {
     });
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| folder.path().join("initrd"))
+}
+
+/// An image that boots the numbering guest by itself, made once per run of the tests.
+pub fn bootable_image() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let initramfs = numbering_initramfs();
+        let image = initramfs.with_file_name("disk.qcow2");
+        let script = repository().join("scripts/vm/guest-disk.sh");
+        let mut make = command("bash");
+        run(make.arg(script).arg(&image).arg(kernel()).arg(initramfs).arg(command_line()));
+        image
+    })
+}
+
+/// A manifest of the examples.
+pub fn example(name: &str) -> String {
+    repository().join("examples/vm").join(name).to_string_lossy().into_owned()
+}
+
+fn command_line() -> String {
+    format!("console=ttyS0 quiet guest.ip={GUEST}/24")
 }
 
 /// Three hosts: the guest that numbers its packets on `a`, with `b` and `c` as its backups, and its client at work.
@@ -92,6 +114,29 @@ pub fn hint(lab: &Lab, what: &str, number: u64) {
     let _ = socket.send_to(format!("{what} {number}").as_bytes(), (GUEST, 7778));
 }
 
+/// The user data of the machine's seed, as the guest reads it from its disk now.
+pub fn user_data(lab: &Lab) -> String {
+    let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("read timeout");
+    let mut answer = [0; 2048];
+    let length = eventually("the guest tells its user data", || {
+        let _ = socket.send_to(b"seed", (GUEST, 7778));
+        socket.recv(&mut answer).map_err(|error| error.to_string())
+    });
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+/// Shuts a machine down where it runs: the guest hears its button, and obeys before its host loses patience.
+pub fn shut_down(lab: &mut Lab, host: &str, vm: &str) {
+    let stopped = lab.host(host).vm(&["stop", vm]);
+    assert!(stopped.status.success(), "{}", said(&stopped));
+    let console = lab.host(host).folder().join("vm").join(vm).join("console.log");
+    let console = String::from_utf8_lossy(&std::fs::read(console).expect("console.log")).into_owned();
+    assert!(console.contains("guest: off"), "it was ended without being asked:\n{console}");
+    let log = lab.host(host).log();
+    assert!(!log.contains("did not shut down in time"), "{log}");
+}
+
 /// Starts the guest with Debian's PostgreSQL on a host, with other hosts as its backups.
 pub fn run_postgres(lab: &mut Lab, host: &str, backups: &[&str]) {
     run(command("bash").arg(repository().join("scripts/vm/guest-postgres.sh")));
@@ -105,12 +150,18 @@ pub fn run_postgres(lab: &mut Lab, host: &str, backups: &[&str]) {
 }
 
 fn start(lab: &mut Lab, host: &str, backups: &[&str], more: &[&str]) {
+    let (kernel, append) = (kernel(), command_line());
+    let mut words = vec!["--name", VM, "--kernel", &kernel, "--append", &append];
+    words.extend(more);
+    run_vm(lab, host, backups, &words);
+}
+
+/// `mycelium vm run` on a host, with other hosts as backups and a card in its network.
+pub fn run_vm(lab: &mut Lab, host: &str, backups: &[&str], more: &[&str]) {
     let addresses: Vec<String> = backups.iter().map(|name| format!("{}:7400", lab.host(name).address)).collect();
-    let (kernel, append) = (kernel(), format!("console=ttyS0 quiet guest.ip={GUEST}/24"));
-    let mut words = vec!["vm", "run", "--name", VM, "--kernel", &kernel, "--append", &append, "--net", "tap:br0"];
+    let listen = format!("{}:7400", lab.host(host).address);
+    let mut words = vec!["vm", "run", "--net", "tap:br0", "--listen", &listen];
     words.extend(more);
     words.extend(addresses.iter().flat_map(|address| ["--backup", address]));
-    let listen = format!("{}:7400", lab.host(host).address);
-    words.extend(["--listen", &listen]);
     lab.host(host).spawn(&words);
 }

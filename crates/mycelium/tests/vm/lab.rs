@@ -8,7 +8,8 @@
 //! ```
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,6 +23,8 @@ use crate::common::{command, eventually, run};
 
 /// The client's address.
 pub const CLIENT: &str = "10.77.0.100";
+/// Where hosts serve metrics, if they do.
+pub const METRICS: &str = "127.0.0.1:9400";
 /// The guest's address.
 pub const GUEST: &str = "10.77.0.50";
 
@@ -169,6 +172,25 @@ impl Lab {
         self.mounts.push(folder);
     }
 
+    /// The client has never heard of the guest's card: another machine is about to have its address.
+    pub fn forget_guest(&self) {
+        ip(&format!("-n {}-client neigh flush dev uplink", self.prefix));
+    }
+
+    /// What a host serves to Prometheus.
+    pub fn metrics(&self, name: &str) -> String {
+        let scraped = self.at(name, || {
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        });
+        let text = scraped.expect("metrics are served");
+        let (head, body) = text.split_once("\r\n\r\n").expect("HTTP");
+        assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("text/plain; version=0.0.4"), "{head}");
+        body.to_owned()
+    }
+
     /// Does something in the client's network.
     pub fn at_client<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
         self.at("client", work).expect("at the client")
@@ -225,18 +247,25 @@ impl Host {
 
     /// `mycelium vm backup` on port 7400.
     pub fn stand_by(&mut self) {
-        self.serve("backup", "standing by");
+        self.serve("backup", "standing by", &[]);
+    }
+
+    /// The same with metrics.
+    pub fn stand_by_and_tell(&mut self) {
+        self.serve("backup", "standing by", &["--metrics", METRICS]);
     }
 
     /// `mycelium vm witness` on port 7400.
     pub fn vote(&mut self) {
-        self.serve("witness", "voting");
+        self.serve("witness", "voting", &[]);
     }
 
-    fn serve(&mut self, verb: &str, ready: &str) {
+    fn serve(&mut self, verb: &str, ready: &str, flags: &[&str]) {
         let listen = format!("{}:7400", self.address);
         let before = self.log().len();
-        self.spawn(&["vm", verb, "--listen", &listen]);
+        let mut words = vec!["vm", verb, "--listen", &listen];
+        words.extend(flags);
+        self.spawn(&words);
         eventually("the host is ready", || match self.log().get(before..) {
             Some(new) if new.contains(ready) => Ok(()),
             other => Err(other.unwrap_or_default().to_owned()),
@@ -250,10 +279,10 @@ impl Host {
         command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// Starts a command of `mycelium vm` and does not wait for it.
+    /// Starts a command of `mycelium vm` that listens, and does not wait for it.
     pub fn begin(&self, words: &[&str]) -> Child {
         let mut command = self.mycelium();
-        command.arg("vm").args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("vm").args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
@@ -311,4 +340,10 @@ pub fn states(status: &Status) -> Vec<(&str, &str)> {
 /// Both streams of a command, for messages.
 pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// How far a backup's copy was said to be, in percent, where there is no terminal.
+pub fn parts(text: &str, backup: &str) -> Vec<u32> {
+    let told = text.lines().filter_map(|line| line.strip_prefix(&format!("{backup}: "))?.split_once(" %, "));
+    told.filter_map(|(part, _)| part.parse().ok()).collect()
 }

@@ -6,11 +6,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod boot;
 mod chaos;
+mod console;
 mod faults;
 mod groups;
 mod guests;
 mod lab;
+mod manifests;
 mod memory;
 mod migrate;
 mod modes;
@@ -21,6 +24,7 @@ mod phases;
 mod postgres;
 mod pressure;
 mod random;
+mod requirements;
 mod stalls;
 mod storage;
 mod wire;

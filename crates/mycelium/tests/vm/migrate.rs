@@ -7,7 +7,7 @@ use mycelium_endophyte::host::status::Role;
 
 use crate::common::eventually;
 use crate::guests::{VM, numbers, run_numbers};
-use crate::lab::{Lab, said, states};
+use crate::lab::{Lab, parts, said, states};
 use crate::numbers::Client;
 use crate::random::{Random, setting};
 
@@ -27,8 +27,14 @@ fn a_machine_moves_under_load_and_back() {
     let refused = lab.host("a").vm(&["migrate", VM, "--to", "nowhere"]);
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
 
+    // It is told how far the copy is, from a part to the whole.
+    lab.slow("a", 100);
     let asked = lab.host("a").vm(&["protect", VM, "--backup", "10.77.0.3:7400"]);
+    lab.fast("a");
     assert!(asked.status.success(), "{}", said(&asked));
+    assert!(said(&asked).contains("c is in sync with legacy"), "{}", said(&asked));
+    let parts = parts(&said(&asked), "c");
+    assert!(parts.iter().any(|part| (1..100).contains(part)) && parts.last() == Some(&100), "{}", said(&asked));
     lab.protected(VM, 1);
     for (from, to, host) in [("a", "c", "10.77.0.3:7400"), ("c", "a", "a")] {
         client.goes_on();

@@ -173,7 +173,7 @@ impl Connection {
     }
 
     fn flush(&mut self, cookie: u64) -> io::Result<()> {
-        if self.disk.is_protected() {
+        if self.disk.flush_asked() {
             return self.output.reply(cookie, 0);
         }
         let (disk, sink) = (self.disk.clone(), Arc::clone(&self.output.sink));

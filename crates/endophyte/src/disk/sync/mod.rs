@@ -131,10 +131,16 @@ pub enum Message {
 /// How far a synchronisation is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// Both have compared their histories: it is known which blocks may differ.
+    pub planned: bool,
     /// Bytes of the disk to be compared; 0 before the plan.
     pub total: u64,
     /// Bytes compared.
     pub compared: u64,
+    /// Bytes of the former that are no holes here, when the plan was made: the rest costs next to nothing.
+    pub content: u64,
+    /// Bytes of content that were looked at.
+    pub looked: u64,
     /// Bytes that differed.
     pub different: u64,
     /// Bytes of content that were sent; the rest of what differed was zero, or there elsewhere.

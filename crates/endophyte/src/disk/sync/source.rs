@@ -146,7 +146,13 @@ impl Source {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         let (total, compared) = (self.total * BLOCK, self.compared * BLOCK);
-        Progress { total, compared, ..self.progress }
+        let content = self.progress.content;
+        let looked = match self.stage {
+            Stage::Finishing | Stage::Done(_) => content,
+            // What is a hole here, or became content later, may be looked at too.
+            _ => self.progress.looked.min(content),
+        };
+        Progress { planned: self.stage != Stage::Greeting, total, compared, looked, ..self.progress }
     }
 
     /// Whether everything was sent that the target needs beside epochs; until then it must be told of seals.
@@ -168,10 +174,26 @@ impl Source {
         let related = lineage == ours && size == self.disk.size() && position.is_some_and(|at| at >= base);
         let compare = if related { union(mine.into_iter().chain(marked), all) } else { union(iter::once(0..all), all) };
         self.total = count(&compare);
+        self.progress.content = self.content(&compare)?;
         self.stage = Stage::Comparing;
         let size = self.disk.size();
         self.outgoing.push_back(Message::Plan { size, lineage: ours, base, epoch, compare });
         Ok(())
+    }
+
+    /// How much of these blocks is no hole.
+    fn content(&self, ranges: &[Blocks]) -> Result<u64> {
+        let mut bytes = 0;
+        for range in ranges {
+            let (mut at, end) = (range.start * BLOCK, (range.end * BLOCK).min(self.disk.size()));
+            while at < end
+                && let Some((from, to)) = self.disk.file().next_data(at).on("inspect", self.disk.path())?
+            {
+                bytes += to.min(end).saturating_sub(from.max(at));
+                at = to;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Compares some blocks of a batch, and puts the rest back.
@@ -222,6 +244,7 @@ impl Source {
             };
             block = block.max(start / BLOCK);
             while block < blocks.end && block * BLOCK < end {
+                self.progress.looked += BLOCK;
                 let data = self.load(block)?;
                 if !is_zero(data) {
                     let hash = *blake3::hash(data).as_bytes();
@@ -235,6 +258,7 @@ impl Source {
     }
 
     fn compare_block(&mut self, block: u64, theirs: &Hash) -> Result<()> {
+        self.progress.looked += BLOCK;
         let data = self.load(block)?;
         if is_zero(data) {
             self.seen.forget(theirs, block);

@@ -60,18 +60,28 @@ impl Agent {
                 self.book.remove(&member);
                 self.commands.push_back((Command::Change(Change::Forget(member.as_str().into())), Some(call)));
             }
-            Request::Protect { backup } => match crate::host::addresses(&backup) {
-                Ok(addresses) => {
-                    self.wanted.insert(addresses, false);
-                    self.invite_all();
-                    call.finish(Ok(format!(
-                        "{backup} is asked to join; `mycelium vm status` shows when it is in sync"
-                    )
-                    .into()));
-                }
-                Err(reason) => call.finish(Err(reason)),
-            },
+            Request::Protect { backup, at_once } => self.protect(call, &backup, at_once),
+            Request::Follow => self.following.add(call, None),
             Request::Stop { force } => self.stop(call, force),
+        }
+    }
+
+    fn protect(&mut self, call: Call, backup: &str, at_once: bool) {
+        if !self.has_guest() {
+            return call.finish(Err("the guest does not run on this host; ask where it runs".into()));
+        }
+        match crate::host::addresses(backup) {
+            Ok(addresses) => {
+                self.wanted.insert(addresses.clone(), false);
+                self.invite_all();
+                if at_once {
+                    let told = format!("{backup} is asked to join; `mycelium vm status` shows when it is in sync");
+                    call.finish(Ok(told.into()));
+                } else {
+                    self.following.add(call, Some(addresses));
+                }
+            }
+            Err(reason) => call.finish(Err(reason)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a machine is on this host.
 
-use super::{Agent, Part};
+use super::{Agent, DiskPart, Part, Syncing};
+use crate::disk::sync::Progress;
 use crate::host::agent::now_us;
 use crate::host::status::{self, Role};
 
@@ -56,7 +57,26 @@ impl Agent {
         }
     }
 
-    fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
+    /// How far a copy is. What the disk's part of it will be is known when both have compared their histories.
+    fn copy_of(&self, sync: &Syncing) -> status::CopyPart {
+        let Part::Primary(primary) = &self.part else { return status::CopyPart::default() };
+        let memory_bytes = primary.pages * crate::codec::PAGE as u64;
+        let size = primary.disk.as_ref().map_or(0, crate::disk::Disk::size);
+        let disk = match &sync.disk {
+            DiskPart::Copying(source) => source.progress(),
+            DiskPart::Waiting(_) => Progress::default(),
+        };
+        let disk_bytes = if disk.planned { disk.content } else { size };
+        status::CopyPart {
+            memory_bytes,
+            memory_done_bytes: (memory_bytes as f64 * sync.progress) as u64,
+            disk_bytes,
+            disk_done_bytes: disk.looked,
+            disk_sent_bytes: disk.sent,
+        }
+    }
+
+    pub(super) fn peer_status(&self, group: &crate::group::Status, sealed: u64) -> Vec<status::Peer> {
         let names =
             group.data.iter().chain(&group.witnesses).map(ToString::to_string).filter(|name| *name != self.place.me);
         names
@@ -72,11 +92,9 @@ impl Agent {
                     _ => "member",
                 };
                 let epoch = known.and_then(|peer| peer.held).map_or(0, |held| held.epoch);
-                let synced = match (state, self.syncs.get(&name)) {
-                    ("backup" | "primary", _) => 1.0,
-                    (_, Some(sync)) => sync.progress,
-                    _ => 0.0,
-                };
+                let copy = self.syncs.get(&name).filter(|_| state != "backup").map(|sync| self.copy_of(sync));
+                let copy = copy.unwrap_or_default();
+                let synced = if matches!(state, "backup" | "primary") { 1.0 } else { copy.part() };
                 let stats = link.map(|peer| peer.link.stats().connections);
                 status::Peer {
                     address: self
@@ -89,6 +107,7 @@ impl Agent {
                     epoch,
                     lag: sealed.saturating_sub(epoch),
                     synced,
+                    copy,
                     connections: serde_json::to_value(stats).unwrap_or_default(),
                     name,
                 }

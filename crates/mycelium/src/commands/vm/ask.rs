@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use mycelium_endophyte::host::control::{Request, ask};
 use mycelium_endophyte::host::status::Status as VmStatus;
 use mycelium_endophyte::host::{HostError, VmRoot};
 
+use super::progress::Bars;
 use super::{NAME, show};
 use crate::client::out;
 
@@ -59,6 +59,9 @@ pub struct Promote {
 
 /// Take another host in as a backup.
 #[derive(clap::Args)]
+#[command(after_help = "\
+The guest goes on while it is copied; this shows how far that is, and ends when the backup is in sync. Ctrl-C ends only the
+showing.")]
 pub struct Protect {
     /// The machine
     #[arg(value_name = NAME)]
@@ -66,6 +69,9 @@ pub struct Protect {
     /// Where `mycelium vm backup` listens
     #[arg(long, value_name = "ADDRESS")]
     backup: String,
+    /// Do not wait until it is in sync
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// Take a host out of a machine's group.
@@ -156,7 +162,7 @@ pub fn promote(root: &VmRoot, args: &Promote) -> Result<ExitCode> {
 
 /// Adds a backup.
 pub fn protect(root: &VmRoot, args: &Protect) -> Result<ExitCode> {
-    follow(root, &args.name, &Request::Protect { backup: args.backup.clone() })
+    follow(root, &args.name, &Request::Protect { backup: args.backup.clone(), at_once: args.no_wait })
 }
 
 /// Removes a member.
@@ -171,15 +177,8 @@ pub fn stop(root: &VmRoot, args: &Stop) -> Result<ExitCode> {
 
 /// Asks, shows progress on stderr while it lasts, and prints the outcome's sentence.
 fn follow(root: &VmRoot, name: &str, request: &Request) -> Result<ExitCode> {
-    let spinner = ProgressBar::new_spinner();
-    spinner.set_style(
-        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    let outcome = ask(&root.vm(name).control(), request, |text| {
-        spinner.set_message(text.to_owned());
-        spinner.tick();
-    });
-    spinner.finish_and_clear();
+    let mut bars = Bars::new();
+    let outcome = ask(&root.vm(name).control(), request, |progress| bars.show(progress));
     match outcome {
         Ok(value) => {
             out!("{}\n", value.as_str().map_or_else(|| value.to_string(), str::to_owned));

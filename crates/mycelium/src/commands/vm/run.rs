@@ -6,13 +6,17 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use mycelium_api::endophyte::{EndophyteVM, Overrides, apply_overrides};
 use mycelium_endophyte::host::control::{Request, ask};
-use mycelium_endophyte::host::{HostOptions, VmRoot, addresses, run_machine, stand_by};
+use mycelium_endophyte::host::{HostError, HostOptions, VmRoot, addresses, run_machine, stand_by};
 use mycelium_endophyte::spec;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::progress::Bars;
 use crate::engine::config::node_name;
 use crate::engine::sources;
 use crate::engine::start::start_logging;
+
+/// Between looks for the machine's own socket.
+const LISTENS_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Run a machine on this host, replicated to its backups.
 #[derive(clap::Args)]
@@ -157,6 +161,17 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(runtime)
 }
 
+/// Shows how far backups are brought in sync, as long as this process runs the machine.
+fn show_copies(socket: PathBuf) {
+    std::thread::spawn(move || {
+        let mut bars = Bars::new();
+        // It takes a moment until somebody listens there.
+        while let Err(HostError::NotRunning { .. }) = ask(&socket, &Request::Follow, |progress| bars.show(progress)) {
+            std::thread::sleep(LISTENS_AFTER);
+        }
+    });
+}
+
 /// Runs a machine until it is shut down.
 pub fn machine(root: &VmRoot, args: Run) -> Result<ExitCode> {
     start_logging("info");
@@ -171,6 +186,7 @@ pub fn machine(root: &VmRoot, args: Run) -> Result<ExitCode> {
     runtime()?.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        show_copies(socket.clone());
         let machine = run_machine(options, document);
         tokio::pin!(machine);
         let mut asked = false;
