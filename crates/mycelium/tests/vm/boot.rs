@@ -1,6 +1,7 @@
 //! A machine that boots its disk, and all that its operator sees of it: progress, status, console, metrics, shutdown.
 
 use std::io::{BufRead, BufReader};
+use std::process::Output;
 
 use mycelium_endophyte::machine::kvm_works;
 use serde_json::Value;
@@ -49,32 +50,57 @@ fn a_disk_boots_and_outlives_its_host() {
         assert!(parts.iter().any(|part| (1..100).contains(part)) && parts.last() == Some(&100), "{parts:?}: {log}");
     }
 
-    let first = speak(&mut lab, "who is there");
-    let other = if first == "b" { "c" } else { "b" };
-    let refused = lab.host(other).vm(&["console", VM]);
-    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-    let sentence = format!("the guest of \"{VM}\" does not run on this host but on {first}: open its console there");
-    assert!(said(&refused).contains(&sentence), "{}", said(&refused));
+    let (primary, _) = steady(&mut lab, 2, |lab, primary, other| {
+        let refused = lab.host(other).vm(&["console", VM]);
+        let sentence =
+            format!("the guest of \"{VM}\" does not run on this host but on {primary}: open its console there");
+        if refused.status.code() == Some(1) && said(&refused).contains(&sentence) {
+            Ok(())
+        } else {
+            Err(said(&refused))
+        }
+    });
+    speak(&mut lab, "who is there");
+    let shown = steady(&mut lab, 2, |lab, primary, _| Ok(said(&lab.host(primary).vm(&["status", VM]))));
+    table(&shown.0, &shown.1);
+    let shown = steady(&mut lab, 2, |lab, primary, _| Ok(lab.host(primary).vm(&["status", VM, "-o", "json"])));
+    json(&shown.0, &shown.1);
+    watch(&mut lab, &primary);
+    told_by_metrics(&mut lab, 2);
 
     let primary = lab.protected(VM, 2);
-    table(&mut lab, &primary);
-    json(&mut lab, &primary);
-    watch(&mut lab, &primary);
-    told_by_metrics(&lab, &primary, 0.0);
-
     lab.power_off(&primary);
     client.goes_on();
-    let heir = lab.protected(VM, 1);
-    assert_ne!(heir, primary);
-    assert_eq!(speak(&mut lab, "still there"), heir);
+    lab.protected(VM, 1);
+    assert_ne!(speak(&mut lab, "still there"), primary);
     client.goes_on();
-    told_by_metrics(&lab, &heir, 1.0);
+    assert!(told_by_metrics(&mut lab, 1) >= 1.0, "it took over");
+    let heir = lab.protected(VM, 1);
     shut_down(&mut lab, &heir, VM);
 }
 
+/// What is seen on the host that has the guest and on a backup in sync, while they are that: on a busy machine they may
+/// change their parts. Tells which host had the guest.
+fn steady<T>(
+    lab: &mut Lab,
+    backups: usize,
+    mut look: impl FnMut(&mut Lab, &str, &str) -> Result<T, String>,
+) -> (String, T) {
+    eventually("the hosts keep their parts while they are looked at", || {
+        let primary = lab.protected(VM, backups);
+        let now = |lab: &Lab| {
+            let (name, status) = lab.primary(VM)?;
+            let backup = status.peers.iter().find(|peer| peer.state == "backup")?.name.clone();
+            (name == primary).then_some((status.term, backup))
+        };
+        let before = now(lab).ok_or("the primary changed")?;
+        let seen = look(lab, &primary, &before.1);
+        if now(lab) == Some(before) { seen.map(|seen| (primary, seen)) } else { Err("their parts changed".to_owned()) }
+    })
+}
+
 /// One line with the columns, and the details below.
-fn table(lab: &mut Lab, primary: &str) {
-    let shown = said(&lab.host(primary).vm(&["status", VM]));
+fn table(primary: &str, shown: &str) {
     let mut lines = shown.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     let columns = ["NAME", "ROLE", "PRIMARY", "TERM", "EPOCH", "EPOCHS/S", "PAUSE", "P50/P99", "LAG", "BUFFER"];
@@ -90,10 +116,9 @@ fn table(lab: &mut Lab, primary: &str) {
 }
 
 /// The fields that others may rely on, and what is true of them.
-fn json(lab: &mut Lab, primary: &str) {
-    let shown = lab.host(primary).vm(&["status", VM, "-o", "json"]);
+fn json(primary: &str, shown: &Output) {
     let status: Value =
-        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&shown)));
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(shown)));
     let at = |place: &str| status.pointer(place).unwrap_or_else(|| panic!("{place} is missing in {status:#}"));
     assert_eq!((at("/vm"), at("/role"), at("/host")), (&VM.into(), &"primary".into(), &primary.into()));
     assert_eq!(at("/primary"), primary);
@@ -147,13 +172,16 @@ fn watch(lab: &mut Lab, primary: &str) {
     assert_eq!(shown, 2, "it ended by itself");
 }
 
-/// What Prometheus hears from the host that has the guest, and from a backup.
-fn told_by_metrics(lab: &Lab, primary: &str, promotions: f64) {
-    let backup = lab
-        .primary(VM)
-        .and_then(|(_, status)| status.peers.iter().find(|peer| peer.state == "backup").map(|peer| peer.name.clone()));
-    let backup = backup.expect("a backup");
-    let here = lab.metrics(primary);
+/// What Prometheus hears from the host that has the guest, and from a backup. Tells how often the former took over.
+fn told_by_metrics(lab: &mut Lab, backups: usize) -> f64 {
+    let (primary, (here, backup, there)) = steady(lab, backups, |lab, primary, backup| {
+        let (here, there) = (lab.metrics(primary), lab.metrics(backup));
+        // The first epochs, and what is measured on connections, take a moment after a takeover.
+        let moving = ["vm_epoch_released", "vm_connection_bandwidth_bytes_per_second", "vm_pause_p50_seconds"];
+        let still = moving.iter().find(|name| value(&here, name, &[]).is_none_or(|value| value <= 0.0));
+        still.map_or(Ok((here.clone(), backup.to_owned(), there)), |name| Err(format!("no {name} yet\n{here}")))
+    });
+    let primary = primary.as_str();
     let is = |name: &str, labels: &[(&str, &str)], wanted: f64| {
         assert_eq!(value(&here, name, labels), Some(wanted), "{name} {labels:?}\n{here}");
     };
@@ -163,7 +191,6 @@ fn told_by_metrics(lab: &Lab, primary: &str, promotions: f64) {
     let me = [("vm", VM), ("host", primary)];
     is("vm_role", &[("role", "primary"), me[0], me[1]], 1.0);
     is("vm_role", &[("role", "backup")], 0.0);
-    is("vm_promotions_total", &me, promotions);
     is("vm_output_mode", &[("mode", "output-commit")], 1.0);
     is("vm_peer_state", &[("peer", &backup), ("state", "backup")], 1.0);
     is("vm_peer_synced_ratio", &[("peer", &backup)], 1.0);
@@ -186,8 +213,8 @@ fn told_by_metrics(lab: &Lab, primary: &str, promotions: f64) {
         assert!(value(&here, &format!("vm_connection_{name}"), &link).is_some(), "{name}\n{here}");
     }
 
-    let there = lab.metrics(&backup);
     let role = [("vm", VM), ("host", backup.as_str()), ("role", "backup")];
     assert_eq!(value(&there, "vm_role", &role), Some(1.0), "{there}");
     assert!(value(&there, "vm_epoch_sealed", &role[..2]).is_some_and(|epoch| epoch > 0.0), "{there}");
+    value(&here, "vm_promotions_total", &me).expect("promotions")
 }
