@@ -12,6 +12,7 @@
 //! On TCP port 7779 it says back each line.
 //!
 //! On another port it takes orders to work: `memory 8` rewrites 8 MiB over and over with bytes that do not compress,
+//! `repeat 8` with such that do,
 //! `disk 4` does so with 4 MiB of its disk; 0 ends it. `keep 512` fills 512 MiB once; `check 1`, `check 2` and so on each
 //! compare all of that with what was put there, and rewrite a part. An order is answered with itself, those of the kept
 //! memory when they are done.
@@ -25,7 +26,7 @@ use std::hash::{Hash, Hasher};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Words of memory that are rewritten for each number: 64 pages.
@@ -42,6 +43,8 @@ const PIECE: usize = 64 << 10;
 /// Pieces of memory and of the disk that are rewritten over and over.
 static MEMORY: AtomicUsize = AtomicUsize::new(0);
 static DISK: AtomicUsize = AtomicUsize::new(0);
+/// Whether what memory is rewritten with repeats itself.
+static REPEATING: AtomicBool = AtomicBool::new(false);
 
 /// What the guest knows.
 struct State {
@@ -96,6 +99,15 @@ fn fill(piece: &mut [u64], state: &mut u64) {
     }
 }
 
+/// The same with words that are repeated: a page of them compresses to a tenth, and yet has no byte of the one before.
+fn fill_repeating(piece: &mut [u64], state: &mut u64) {
+    for words in piece.chunks_mut(64) {
+        fill(&mut words[..1], state);
+        let first = words[0];
+        words.fill(first);
+    }
+}
+
 fn rewrite_memory() {
     let (mut memory, mut state) = (Vec::new(), 1);
     loop {
@@ -103,6 +115,7 @@ fn rewrite_memory() {
         if memory.is_empty() {
             std::thread::sleep(Duration::from_millis(10));
         }
+        let fill = if REPEATING.load(Ordering::Relaxed) { fill_repeating } else { fill };
         memory.chunks_mut(PIECE / 8).for_each(|piece| fill(piece, &mut state));
     }
 }
@@ -204,7 +217,10 @@ fn take_orders() -> std::io::Result<()> {
         let (what, number) = text.split_once(' ').unwrap_or_default();
         let Ok(number) = number.parse::<usize>() else { continue };
         match what {
-            "memory" => MEMORY.store((number << 20) / PIECE, Ordering::Relaxed),
+            "memory" | "repeat" => {
+                REPEATING.store(what == "repeat", Ordering::Relaxed);
+                MEMORY.store((number << 20) / PIECE, Ordering::Relaxed);
+            }
             "disk" => DISK.store((number << 20) / PIECE, Ordering::Relaxed),
             "keep" => kept.keep(number),
             "check" if !kept.check(number) => {

@@ -19,6 +19,7 @@ mod migrate;
 mod modes;
 mod network;
 mod numbers;
+mod packing;
 mod partitions;
 mod phases;
 mod postgres;
