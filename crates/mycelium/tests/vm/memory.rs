@@ -20,7 +20,7 @@ fn memory_is_kept(mut lab: Lab, mebibytes: u64, kills: u64, flags: &[&str], look
     let client = Client::start(&lab, &mut random);
     client.goes_on();
     // The guest's kernel and file system need the rest.
-    order(&lab, "keep", mebibytes - (mebibytes / 4).max(64));
+    order(&lab, "keep", mebibytes - (mebibytes / 4).max(128));
     for kill in 1..=kills {
         lab.protected(VM, 2);
         order(&lab, "check", 2 * kill - 1);
@@ -72,13 +72,13 @@ impl Drop for HugePages {
 #[test]
 fn memory_in_huge_pages_is_kept() {
     let lab = Lab::new(3);
-    let Some(_pages) = HugePages::set_aside(3 * 128) else {
-        return eprintln!("not tested: this kernel has no 384 MiB of huge pages to set aside ({HUGE_PAGES})");
+    let Some(_pages) = HugePages::set_aside(3 * 256) else {
+        return eprintln!("not tested: this kernel has no 768 MiB of huge pages to set aside ({HUGE_PAGES})");
     };
     let document = lab.folder().join("vm.yaml");
     std::fs::write(&document, include_str!("huge-pages.yaml")).expect("document");
-    memory_is_kept(lab, 128, 1, &["-f", &document.to_string_lossy()], || {
+    memory_is_kept(lab, 256, 1, &["-f", &document.to_string_lossy()], || {
         let used = huge_pages("nr_hugepages").zip(huge_pages("free_hugepages")).map(|(all, free)| all - free);
-        assert!(used >= Some(3 * 64), "{used:?} huge pages are in use, 64 on each of three hosts are needed");
+        assert!(used >= Some(3 * 128), "{used:?} huge pages are in use, 128 on each of three hosts are needed");
     });
 }
