@@ -195,12 +195,12 @@ const CONNECTIONS: &[Field] = &[
 ];
 
 const BACKUP: &[Field] = &[
-    alias("nodeCount", &["count", "replicas"], Shape::Whole(0, 8), "1", "how many backups"),
+    alias("nodeCount", &["count", "replicas"], Shape::Whole(0, 8), "1", "how many backups; further `nodes` are spares"),
     field(
         "selectionCriteria",
         Shape::OneOf(&["latency-optimized", "listed"]),
         "latency-optimized",
-        "which of the hosts listed",
+        "which of `nodes`: those with the shortest round trip, or the first ones",
     ),
     alias(
         "nodes",
@@ -229,10 +229,22 @@ const DETECTION: &[Field] = &[
         &["heartbeat", "interval"],
         Shape::Whole(1, 10_000),
         "10",
-        "time between signs of life",
+        "time between signs of life; leases, promises and suspicions follow it",
     ),
     field("witness", Shape::Address, "-", "`HOST:PORT` of a witness, which breaks ties between two hosts"),
-    field("group", Shape::Text, "group.pem", "path of the group file"),
+    alias(
+        "alone",
+        &["whenAlone"],
+        Shape::OneOf(&["go-on", "hold"]),
+        "go-on",
+        "a primary that lost its last backup goes on unprotected, or holds its output until there is one again",
+    ),
+    field(
+        "group",
+        Shape::Text,
+        "group.pem",
+        "path of the group file, from the folder `vm` of the data folder; hosts that stand by use their own",
+    ),
 ];
 
 const SPEC: &[Field] = &[

@@ -16,7 +16,7 @@ pub use fields::reference;
 pub use network::{Attachment, AttachmentError, Mac, MacError};
 pub use overrides::{Overrides, apply_overrides};
 pub use types::{
-    BackupStrategy, Compression, DistributedRam, EndophyteSpec, EndophyteVM, EpochLength, FailureDetection,
+    Alone, BackupStrategy, Compression, DistributedRam, EndophyteSpec, EndophyteVM, EpochLength, FailureDetection,
     LoadBalancing, Metadata, NetworkConfig, OsConfig, OutputCommit, PerformanceConfig, RhizomorphConnections,
     SelectionCriteria, StorageConfig, ThrottlingCurve, VmSpec,
 };

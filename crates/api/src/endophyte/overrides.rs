@@ -46,6 +46,8 @@ pub struct Overrides {
     pub heartbeat_ms: Option<u64>,
     /// `--witness`.
     pub witness: Option<String>,
+    /// `--alone`.
+    pub alone: Option<String>,
     /// `--group`.
     pub group: Option<String>,
 }
@@ -83,6 +85,7 @@ impl Overrides {
                 self.heartbeat_ms.map(Value::from),
             ),
             ("--witness", "/spec/failureDetection/witness".into(), text(&self.witness)),
+            ("--alone", "/spec/failureDetection/alone".into(), text(&self.alone)),
             ("--group", "/spec/failureDetection/group".into(), text(&self.group)),
         ]
         .into_iter()

@@ -265,6 +265,16 @@ pub struct PerformanceConfig {
     pub sriov_networking: bool,
 }
 
+/// What a primary does that has lost its last backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alone {
+    /// Goes on unprotected.
+    GoOn,
+    /// Holds its output until a backup is in sync.
+    Hold,
+}
+
 /// How the loss of a host is noticed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -274,6 +284,8 @@ pub struct FailureDetection {
     /// Address of a witness, which breaks ties between two hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub witness: Option<String>,
+    /// What a primary does that has lost its last backup.
+    pub alone: Alone,
     /// The file that makes hosts members of one group.
     pub group: String,
 }
@@ -328,7 +340,7 @@ impl Default for BackupStrategy {
 
 impl Default for FailureDetection {
     fn default() -> Self {
-        Self { heartbeat_milliseconds: 10, witness: None, group: "group.pem".to_owned() }
+        Self { heartbeat_milliseconds: 10, witness: None, alone: Alone::GoOn, group: "group.pem".to_owned() }
     }
 }
 
@@ -390,6 +402,13 @@ impl EndophyteVM {
                 "spec.backupStrategy asks for {} backup(s) and names none: the guest is not protected until there is \
                  one; give --backup HOST:PORT",
                 strategy.node_count
+            ));
+        } else if strategy.nodes.len() < strategy.node_count as usize {
+            warnings.push(format!(
+                "spec.backupStrategy.nodeCount asks for {} backups, and nodes names {}: more are possible, but there will be \
+                 no more than those",
+                strategy.node_count,
+                strategy.nodes.len()
             ));
         }
         warnings

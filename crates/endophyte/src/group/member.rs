@@ -7,11 +7,16 @@ use super::core::{Core, Role};
 use super::detector::{Bounds, Detector};
 use super::election::{How, Refusal};
 use super::following::Wait;
+use super::isolation::Isolation;
 use super::leading::Change;
 use super::message::{Ballot, Message};
+use super::migration::Lag;
 use super::mutation::{Fault, Faults};
 use super::output::Output;
 use super::types::{Durable, Name, Position};
+
+/// Members are told of the time that often.
+const HEARTBEAT_US_MIN: u64 = 5_000;
 
 /// The periods, in microseconds of the local clock.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +36,28 @@ pub struct Timing {
     pub command_us: u64,
     /// How long the target of a migration may take to be elected. Default 300 ms.
     pub hand_over_us: u64,
+    /// How long a guest runs on that no majority hears. Default 3 s.
+    pub isolated_us: u64,
+}
+
+impl Timing {
+    /// The periods for a time between heartbeats, in the proportions of the defaults; what people or disks need stays as
+    /// long as it is. All members of a group must have the same. Heartbeats come every 5 ms at most, as often as ticks.
+    pub fn with_heartbeat(milliseconds: u64) -> Self {
+        let heartbeat_us = (milliseconds * 1000).max(HEARTBEAT_US_MIN);
+        let usual = Self::default();
+        let longer = |usual: u64, heartbeats: u64| usual.max(heartbeats * heartbeat_us);
+        Self {
+            heartbeat_us,
+            lease_us: 5 * heartbeat_us,
+            promise_us: 6 * heartbeat_us,
+            suspect_min_us: 6 * heartbeat_us,
+            suspect_max_us: longer(usual.suspect_max_us, 20),
+            command_us: longer(usual.command_us, 40),
+            hand_over_us: longer(usual.hand_over_us, 30),
+            isolated_us: longer(usual.isolated_us, 60),
+        }
+    }
 }
 
 impl Default for Timing {
@@ -43,6 +70,7 @@ impl Default for Timing {
             suspect_max_us: 1_000_000,
             command_us: 2_000_000,
             hand_over_us: 300_000,
+            isolated_us: 3_000_000,
         }
     }
 }
@@ -96,6 +124,14 @@ pub enum Input {
         /// The epoch, sealed.
         last: u64,
     },
+    /// (Primary, while a member is migrated to) what that lacks of what the guest has done, in thousandths of what may be
+    /// under way to it. To be told after each epoch that is sealed, and when it changes.
+    Lag {
+        /// The target.
+        of: Name,
+        /// Its lag.
+        thousandths: u32,
+    },
     /// An operator's command; answered by [`Output::Answer`]. A new one replaces one that is not answered yet.
     Command(Command),
 }
@@ -114,8 +150,10 @@ pub enum Command {
     Migrate {
         /// A backup; need not be in sync yet.
         to: Name,
+        /// How long it may take to catch up.
+        within_us: u64,
     },
-    /// Give up the migration.
+    /// Give the migration up, if the target does not decide already. The migration's own command is answered.
     AbortMigration,
     /// Change who belongs to the group.
     Change(Change),
@@ -146,8 +184,8 @@ enum Pending {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Migration {
-    Converging { to: Name },
-    Pausing { to: Name },
+    Converging { to: Name, until_us: u64 },
+    Pausing { to: Name, until_us: u64 },
     Draining { to: Name, until_us: u64 },
     HandedOver { until_us: u64 },
 }
@@ -159,7 +197,7 @@ pub struct Member {
     pub(super) timing: Timing,
     pub(super) now_us: u64,
     /// The promise of a voter: to whom, and until when.
-    promised_to: Option<Name>,
+    pub(super) promised_to: Option<Name>,
     pub(super) promise_until_us: u64,
     pub(super) watch: Detector,
     pub(super) peers: BTreeMap<Name, Watch>,
@@ -167,7 +205,7 @@ pub struct Member {
     heartbeat_at_us: u64,
     pub(super) open_until_us: Option<u64>,
     told_until_us: u64,
-    pending_release: Option<u64>,
+    pub(super) pending_release: Option<u64>,
     round_number: u64,
     round: Round,
     suspected_since_us: Option<u64>,
@@ -177,7 +215,16 @@ pub struct Member {
     random: u64,
     pending: Option<Pending>,
     pub(super) migration: Option<Migration>,
+    pub(super) lag: Lag,
+    /// Pauses of the guest that were ordered and not answered.
+    pub(super) pauses_due: u32,
     pub(super) refusal: Option<Refusal>,
+    pub(super) isolation: Isolation,
+    /// The primary that was heard last, and when.
+    pub(super) heard: Option<(Name, u64)>,
+    /// In which term a primary handed the VM over to this member, or an operator forced it to take over.
+    pub(super) handed_over_term: Option<u64>,
+    pub(super) forced_term: Option<u64>,
     /// What was last given to be written.
     written: Durable,
 }
@@ -217,6 +264,12 @@ impl Member {
             random,
             pending: None,
             migration: None,
+            lag: Lag::default(),
+            isolation: Isolation::default(),
+            heard: None,
+            handed_over_term: None,
+            forced_term: None,
+            pauses_due: 0,
             refusal: None,
         }
     }
@@ -236,6 +289,13 @@ impl Member {
         self.core.is_primary()
     }
 
+    /// The group's periods, which a member that joins learns when it does.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.watch = Detector::new(bounds(&timing), timing.heartbeat_us, self.now_us);
+        self.promise_until_us = self.promise_until_us.max(self.now_us + timing.promise_us);
+    }
+
     /// What it keeps on disk.
     pub fn durable(&self) -> &Durable {
         &self.core.durable
@@ -249,7 +309,11 @@ impl Member {
         match input {
             Input::Message { from, message } => self.on_message(&from, message, &mut raw),
             Input::Tick => {}
-            Input::EpochSealed(epoch) => self.core.sealed(epoch, &mut raw),
+            Input::EpochSealed(epoch) => {
+                self.lag_is_stale();
+                self.core.sealed(epoch, &mut raw);
+            }
+            Input::Lag { of, thousandths } => self.on_lag(&of, thousandths),
             Input::EpochHeld(at) => self.core.arrived(at, &mut raw),
             Input::ReplicaLost => self.core.replica_lost(&mut raw),
             Input::SyncDone(at) => self.core.synced(at, &mut raw),
@@ -270,6 +334,7 @@ impl Member {
         self.now_us = self.now_us.max(now_us);
         if passed > 2 * self.timing.heartbeat_us {
             self.watch.excuse(passed);
+            self.isolation.excuse(passed);
             for peer in self.peers.values_mut() {
                 peer.detector.excuse(passed);
                 peer.wait.iter_mut().for_each(|wait| wait.excuse(passed));
@@ -326,6 +391,9 @@ impl Member {
             message => {
                 let voted = matches!(message, Message::VoteRequest { .. });
                 let proposed = matches!(message, Message::Propose { .. });
+                if let Message::HandOver { term, .. } = message {
+                    self.handed_over_term = Some(term);
+                }
                 let term = self.core.term();
                 self.core.receive(from, message, out);
                 if proposed && self.core.following() == Some(from) {
@@ -347,6 +415,7 @@ impl Member {
             self.promised_to = Some(from.clone());
         }
         self.watch.heard(self.now_us);
+        self.heard = Some((from.clone(), self.now_us));
         self.promise_until_us = self.now_us + self.timing.promise_us;
         self.suspected_since_us = None;
     }
@@ -489,7 +558,9 @@ impl Member {
                 self.begin_round(how, out);
             }
             Some(Pending::Force { until_us }) if self.now_us >= until_us => {
-                self.core.win_forced(out);
+                if self.core.win_forced(out) {
+                    self.forced_term = Some(self.core.term());
+                }
                 self.start_lead(out);
             }
             _ => {}
@@ -603,6 +674,7 @@ impl Member {
                 Output::StopGuest => {
                     self.close("another host runs the VM", out);
                     self.migration = None;
+                    self.pauses_due = 0;
                     out.push(Output::StopGuest);
                 }
                 other => out.push(other),
@@ -614,11 +686,13 @@ impl Member {
         } else {
             self.lease_until_us()
         };
-        match lease.filter(|until| settled && *until > self.now_us) {
+        let heard = lease.filter(|until| settled && *until > self.now_us);
+        match heard {
             Some(until_us) => self.open(until_us, out),
             None if settled => self.close("not heard by a majority", out),
             None => self.close("not the primary", out),
         }
+        self.watch_isolation(heard.is_some(), out);
     }
 
     fn open(&mut self, until_us: u64, out: &mut Vec<Output>) {
@@ -655,8 +729,11 @@ impl Member {
                 }
                 _ => self.take(How::ByHand, force, until_us, out),
             },
-            Command::Migrate { to } => self.begin_migration(to),
-            Command::AbortMigration => self.abort_migration("aborted", out),
+            Command::Migrate { to, within_us } => self.begin_migration(to, within_us),
+            Command::AbortMigration if self.abort_migration(out) => {
+                Err("the migration was given up; the VM goes on here".to_string())
+            }
+            Command::AbortMigration => return,
             Command::Change(change) => match self.core.change(&change, out) {
                 Ok(()) => {
                     self.pending = Some(Pending::Change { until_us });
@@ -702,90 +779,6 @@ impl Member {
         out.push(Output::Answer(answer));
     }
 
-    // --- Migration ----------------------------------------------------------------------------------------------
-
-    fn begin_migration(&mut self, to: Name) -> Result<String, String> {
-        let Some(config) = self.core.proposal().map(|proposal| &proposal.config).filter(|_| self.core.is_primary())
-        else {
-            return Err("this host is not the primary".to_string());
-        };
-        if to == self.core.me || !config.data.contains(&to) {
-            return Err(format!("{to} is not a backup of this VM: add it first"));
-        }
-        if self.migration.is_some() {
-            return Err("a migration is under way".to_string());
-        }
-        self.migration = Some(Migration::Converging { to });
-        Ok(String::new())
-    }
-
-    fn abort_migration(&mut self, reason: &str, out: &mut Vec<Output>) -> Result<String, String> {
-        match self.migration.take() {
-            None => Err("no migration is under way".to_string()),
-            Some(Migration::HandedOver { until_us }) => {
-                self.migration = Some(Migration::HandedOver { until_us });
-                Err("too late: the target decides".to_string())
-            }
-            Some(Migration::Converging { .. }) => Ok(reason.to_string()),
-            Some(Migration::Pausing { .. } | Migration::Draining { .. }) => {
-                out.push(Output::ResumeGuest);
-                Ok(reason.to_string())
-            }
-        }
-    }
-
-    fn on_guest_paused(&mut self, last: u64, out: &mut Vec<Output>) {
-        self.core.sealed(last, out);
-        match self.migration.take() {
-            Some(Migration::Pausing { to }) => {
-                let until_us = self.now_us + self.timing.hand_over_us;
-                self.migration = Some(Migration::Draining { to, until_us });
-            }
-            other => {
-                // Aborted meanwhile, and resumed when that was said.
-                self.migration = other;
-            }
-        }
-    }
-
-    fn migrate(&mut self, out: &mut Vec<Output>) {
-        let primary = self.core.is_primary();
-        match self.migration.clone() {
-            Some(Migration::Converging { to }) if primary && self.core.nearly_held(&to) => {
-                self.core.pledge(&to, out);
-                self.migration = Some(Migration::Pausing { to });
-                out.push(Output::PauseGuest);
-            }
-            // What waits to be released goes out before the role does.
-            Some(Migration::Draining { to, .. })
-                if primary && self.pending_release.is_none() && self.core.hand_over(&to, out) =>
-            {
-                let until_us = self.now_us + self.timing.hand_over_us;
-                self.migration = Some(Migration::HandedOver { until_us });
-                self.promised_to = None;
-                self.promise_until_us = 0;
-            }
-            Some(Migration::Draining { to, until_us }) if self.now_us >= until_us || !primary => {
-                let _ = self.abort_migration("", out);
-                out.push(Output::Answer(Err(format!("{to} did not get the last epoch in time; the VM goes on here"))));
-            }
-            Some(Migration::HandedOver { .. }) if primary => {
-                self.migration = None;
-                out.push(Output::Answer(Err("the target did not take over; the VM goes on here".to_string())));
-            }
-            Some(Migration::HandedOver { .. }) if self.core.live_since().is_none() => {
-                self.migration = None;
-                let there = self.core.following().map_or_else(|| "another host".to_string(), ToString::to_string);
-                out.push(Output::Answer(Ok(format!("{there} runs the VM now"))));
-            }
-            Some(Migration::Converging { .. } | Migration::Pausing { .. }) if !primary => {
-                let _ = self.abort_migration("", out);
-                out.push(Output::Answer(Err("this host is not the primary any more".to_string())));
-            }
-            _ => {}
-        }
-    }
-
     /// A number below `max`, different each time and for each member.
     fn jitter(&mut self, max: u64) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -795,4 +788,25 @@ impl Member {
 
 fn bounds(timing: &Timing) -> Bounds {
     Bounds { min_us: timing.suspect_min_us, max_us: timing.suspect_max_us }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_follow_the_heartbeat_and_a_promise_outlives_its_lease() {
+        let usual = Timing::default();
+        assert_eq!(format!("{:?}", Timing::with_heartbeat(10)), format!("{usual:?}"));
+        assert_eq!(Timing::with_heartbeat(1).heartbeat_us, 5_000);
+        for milliseconds in [1, 5, 10, 37, 100, 1000, 10_000] {
+            let timing = Timing::with_heartbeat(milliseconds);
+            // Clocks that are 9 % fast and slow.
+            assert!(timing.lease_us * 109 < timing.promise_us * 91, "{timing:?}");
+            assert!(timing.lease_us >= 5 * timing.heartbeat_us && timing.suspect_min_us >= timing.promise_us);
+            assert!(
+                timing.suspect_max_us >= 2 * timing.suspect_min_us && timing.isolated_us > 2 * timing.suspect_max_us
+            );
+        }
+    }
 }

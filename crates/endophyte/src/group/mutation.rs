@@ -39,12 +39,14 @@ pub enum Fault {
     PromiseBroken,
     /// A member that restarts does not know of the vote that it wrote down before it gave it.
     PledgeForgotten,
+    /// A guest runs on although no majority hears its host.
+    NeverHalts,
 }
 
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 18] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -62,6 +64,7 @@ impl Fault {
         Fault::NoLease,
         Fault::PromiseBroken,
         Fault::PledgeForgotten,
+        Fault::NeverHalts,
     ];
 }
 

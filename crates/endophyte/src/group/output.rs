@@ -60,6 +60,10 @@ pub enum Output {
     PauseGuest,
     /// Let the paused guest go on.
     ResumeGuest,
+    /// Stop the guest where it is: no majority hears this host, and has not for long.
+    HaltGuest,
+    /// Let the guest go on that was stopped so.
+    ContinueGuest,
     /// Make this received epoch the whole one: apply it, all or nothing.
     Commit(Position),
     /// Bring a backup in sync: everything, or the difference from what it reports.

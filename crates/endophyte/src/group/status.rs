@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::core::Role;
-use super::member::Member;
+use super::member::{Member, Migration};
 use super::types::{Name, Position, Rules, Version};
 
 /// How well the VM is protected, as its primary knows it.
@@ -40,6 +40,19 @@ pub struct PeerStatus {
     pub silent_us: u64,
     /// The silence that would be suspicious.
     pub limit_us: u64,
+}
+
+/// From whom, and how, the guest came to this member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Succession {
+    /// The primary that was heard last.
+    pub of: Option<Name>,
+    /// Since then.
+    pub silent_us: u64,
+    /// That one handed it over.
+    pub planned: bool,
+    /// An operator forced it.
+    pub forced: bool,
 }
 
 /// A member's state.
@@ -78,10 +91,14 @@ pub struct Status {
     pub primary_silent_us: Option<u64>,
     /// What a primary knows of the others.
     pub peers: Vec<PeerStatus>,
+    /// The guest is stopped here, for no majority hears this host.
+    pub halted: bool,
     /// Why this member does not take over.
     pub refusal: Option<String>,
-    /// A migration is under way.
-    pub migrating: bool,
+    /// The target of a migration that is under way, until it is handed over to.
+    pub migrating: Option<Name>,
+    /// What that target lacks, if known: thousandths of what may be under way to it.
+    pub lag_thousandths: Option<u32>,
 }
 
 impl Member {
@@ -112,9 +129,43 @@ impl Member {
             released: self.reign().and_then(|reign| reign.released),
             open: self.open_until_us.is_some_and(|until| now_us < until),
             peers: self.peer_statuses(now_us),
+            halted: self.is_halted(),
             refusal: self.refusal.as_ref().map(ToString::to_string),
-            migrating: self.migration.is_some(),
+            migrating: self.migrating_to().cloned(),
+            lag_thousandths: self.lag_thousandths(),
         }
+    }
+
+    /// How this member came to its guest, when it is told to start it.
+    pub fn succession(&self) -> Succession {
+        let term = Some(self.core.term());
+        let (of, at) = self.heard.clone().map_or((None, self.now_us), |(name, at)| (Some(name), at));
+        Succession {
+            of,
+            silent_us: self.now_us.saturating_sub(at),
+            planned: self.handed_over_term == term,
+            forced: self.forced_term == term,
+        }
+    }
+
+    /// Whom the VM is being migrated to, while that can be given up.
+    pub fn migrating_to(&self) -> Option<&Name> {
+        match &self.migration {
+            Some(Migration::Converging { to, .. } | Migration::Pausing { to, .. } | Migration::Draining { to, .. }) => {
+                Some(to)
+            }
+            Some(Migration::HandedOver { .. }) | None => None,
+        }
+    }
+
+    /// What the target of a migration lacks, if known: thousandths of what may be under way to it.
+    pub fn lag_thousandths(&self) -> Option<u32> {
+        self.lag.told.filter(|_| self.migration.is_some())
+    }
+
+    /// Whether the guest still runs while the VM is being migrated.
+    pub fn is_converging(&self) -> bool {
+        matches!(self.migration, Some(Migration::Converging { .. }))
     }
 
     /// (Primary) the last whole epoch that a member says it holds.

@@ -4,8 +4,10 @@
 //! takes [`Event`]s one by one; what takes long (starting QEMU, copying, encoding) runs elsewhere and reports back.
 
 mod apart;
+pub(in crate::host) mod backups;
 mod commands;
 mod hosts;
+mod moving;
 mod progress;
 mod report;
 mod standby;
@@ -20,6 +22,7 @@ use mycelium_api::error::chain;
 use mycelium_rhizomorph::Link;
 use tokio::sync::{mpsc, oneshot};
 
+use self::backups::AllWanted;
 use super::assembly::{self, Assembly};
 use super::book::{self, Book, Hello, Notice, Setup};
 use super::control::Call;
@@ -150,8 +153,8 @@ pub(super) struct Agent {
     book: Book,
     /// Whether the guest that runs here was told to be checkpointed.
     protected: Option<bool>,
-    /// Addresses of hosts that are to join, and whether as witnesses.
-    wanted: BTreeMap<Vec<SocketAddr>, bool>,
+    wanted: AllWanted,
+    presence: backups::Presence,
     dialler: Dialler,
     events: mpsc::UnboundedSender<Event>,
     inbox: mpsc::UnboundedReceiver<Event>,
@@ -184,6 +187,14 @@ pub(super) struct Agent {
     apart: Option<apart::Apart>,
     /// Who is told how far backups are.
     following: progress::Followings,
+    /// A migration from here that was asked for.
+    moving: Option<moving::Moving>,
+    /// This host is to be left out of the group.
+    departing: Option<moving::Departure>,
+    /// It was.
+    left: bool,
+    /// The latest epochs and the bytes of what the guest did in each.
+    sizes: VecDeque<(u64, u64)>,
 }
 
 struct Stopping {
@@ -198,6 +209,8 @@ struct Stopping {
 pub enum Outcome {
     /// The guest was shut down.
     Stopped,
+    /// This host does not belong to the machine's group any more.
+    Left,
     /// It could not go on.
     Failed(HostError),
 }
@@ -208,7 +221,7 @@ pub(super) struct Beginning {
     pub setup: Option<Setup>,
     pub durable: Durable,
     pub book: Book,
-    pub wanted: BTreeMap<Vec<SocketAddr>, bool>,
+    pub wanted: AllWanted,
     pub starts: bool,
 }
 
@@ -218,7 +231,8 @@ impl Agent {
         let (events, inbox) = mpsc::unbounded_channel();
         let (ended, outcome) = oneshot::channel();
         let Beginning { place, setup, durable, book, wanted, starts } = beginning;
-        let settings = crate::group::Settings::new(place.me.as_str());
+        let timing = setup.as_ref().map(assembly::timing).unwrap_or_default();
+        let settings = crate::group::Settings { timing, ..crate::group::Settings::new(place.me.as_str()) };
         let dialler = Dialler::new(place.identity.clone(), place.link_template.clone(), events.clone());
         let mut agent = Self {
             member: Member::new(settings, durable, now_us()),
@@ -229,6 +243,7 @@ impl Agent {
             book,
             protected: None,
             wanted,
+            presence: backups::Presence::default(),
             dialler,
             events: events.clone(),
             inbox,
@@ -252,6 +267,10 @@ impl Agent {
             later_syncs: BTreeSet::new(),
             apart: None,
             following: progress::Followings::default(),
+            moving: None,
+            departing: None,
+            left: false,
+            sizes: VecDeque::new(),
             place,
         };
         if let Some(setup) = setup {
@@ -287,7 +306,9 @@ impl Agent {
         self.dial_missing();
         self.settle_buffer();
         self.start_alone();
+        self.choose_backups();
         self.next_command();
+        self.go_on_moving();
         self.go_on_stopping();
         self.tell_progress();
     }
@@ -333,7 +354,7 @@ impl Agent {
             }
             Output::Lease { until_us } => {
                 self.open = true;
-                self.history.opened();
+                self.tell_takeover();
                 self.lease_us = until_us;
             }
             Output::Hold { reason } => {
@@ -344,6 +365,17 @@ impl Agent {
             Output::StopGuest => self.stop_guest(),
             Output::PauseGuest => self.with_primary(Primary::pause),
             Output::ResumeGuest => self.with_primary(Primary::resume),
+            Output::HaltGuest => {
+                self.with_primary(Primary::halt);
+                self.history.note(
+                    "no majority of the group has heard this host for long: the guest is stopped until one does; another \
+                     host may have taken over",
+                );
+            }
+            Output::ContinueGuest => {
+                self.with_primary(Primary::go_on);
+                self.history.note("a majority hears this host again: the guest goes on");
+            }
             Output::Commit(at) => {
                 if let Part::Backup { replica, .. } = &self.part {
                     replica.commit(at);
@@ -364,9 +396,11 @@ impl Agent {
                     "configuration settled"
                 );
                 self.share_book();
+                self.tell_who_is_left_out();
             }
             Output::Answer(answer) => {
                 if let Some(Some(call)) = self.answering.take() {
+                    let answer = self.moved(&call, answer);
                     call.finish(answer.map(serde_json::Value::from));
                 } else if let Err(reason) = answer {
                     self.history.note(&reason);
@@ -478,10 +512,10 @@ impl Agent {
             Event::Linked { link, .. } | Event::Accepted { link, .. } if self.apart.is_some() => link.close(),
             Event::Linked { link, hello, dialled } => {
                 // A host may listen under other addresses than the one it was reached by.
-                if let Some(witness) = self.wanted.remove(&dialled) {
+                if let Some(wanted) = self.wanted.remove(&dialled).filter(|_| link.peer() != self.place.me) {
                     let listen = if hello.listen.is_empty() { dialled.clone() } else { hello.listen.clone() };
                     self.following.moved(&dialled, &listen);
-                    self.wanted.insert(listen, witness);
+                    self.wanted.insert(listen, wanted);
                 }
                 self.linked(link, hello, false);
             }
@@ -548,6 +582,8 @@ impl Agent {
                     replica.settled(position);
                 }
             }
+            Notice::Leaving => self.on_leaving(from),
+            Notice::Left => self.on_left(from),
             Notice::Want { files } => self.send_files(from, &files),
             Notice::Stopped { term } => {
                 if term >= self.member.durable().term && !matches!(self.part, Part::Primary(_)) {
@@ -656,6 +692,7 @@ impl Agent {
                 disk.sealed(epoch);
             }
         }
+        self.weigh(&captured);
         self.input(Input::EpochSealed(epoch));
         let Some(term) = self.member.live_since() else { return };
         let Part::Primary(primary) = &self.part else { return };
@@ -664,6 +701,9 @@ impl Agent {
         primary.send(Job { captured, term, followers, syncing });
         for sync in self.syncs.values_mut() {
             sync.whole |= complete.contains(&sync.id);
+        }
+        if let Some(to) = self.member.migrating_to().cloned() {
+            self.tell_lag(&to);
         }
     }
 
@@ -705,7 +745,7 @@ impl Agent {
         let Some(assembly) = self.assembly.clone() else {
             return self.end(Outcome::Failed(HostError::NoMachine));
         };
-        self.history.promoted(term, from);
+        self.note_takeover(term, from);
         let events = self.events.clone();
         match (from, part) {
             (Start::Promoted { from }, Part::Backup { replica, card }) => {
@@ -729,10 +769,14 @@ impl Agent {
             Ok(primary) if self.member.live_since().is_some() => {
                 self.history.started(&primary.timeline);
                 self.part = Part::Primary(primary);
+                if self.member.is_halted() {
+                    self.with_primary(Primary::halt);
+                }
                 if self.open {
-                    self.history.opened();
+                    self.tell_takeover();
                 }
                 self.protected = None;
+                self.want_listed();
                 self.invite_all();
                 self.adjust();
                 std::mem::take(&mut self.later_syncs).iter().for_each(|name| self.begin_sync(name));
@@ -751,6 +795,7 @@ impl Agent {
         self.syncs.clear();
         self.later_syncs.clear();
         self.under_way.clear();
+        self.sizes.clear();
         if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {
             call.finish(Err("another host runs the machine now: stop it there".into()));
         }

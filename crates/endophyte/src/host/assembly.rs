@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mycelium_api::endophyte::{EndophyteVM, OutputCommit};
+use mycelium_api::endophyte::{Alone as DocumentAlone, BackupStrategy, EndophyteVM, OutputCommit};
 use tokio::sync::mpsc;
 
 use super::agent::Event;
@@ -17,7 +17,7 @@ use super::timeline::Timeline;
 use super::{HostError, Place};
 use crate::disk::{BlockServer, Disk, Replica as DiskReplica, ReplicaOptions};
 use crate::egress::{Limits, Mode, Nic, NicConfig, Port};
-use crate::group::{Alone, OutputMode, Policy, Position, Rules};
+use crate::group::{Alone, OutputMode, Policy, Position, Rules, Timing};
 use crate::machine::{Boot, Checkpointer, Machine, MachineConfig, Nic as MachineNic, Start as MachineStart};
 use crate::throttle::Shares;
 
@@ -68,9 +68,21 @@ pub fn rules(document: &EndophyteVM) -> Rules {
             OutputCommit::Majority => Policy::Majority,
             OutputCommit::All => Policy::All,
         },
-        alone: Alone::GoOn,
+        alone: match document.spec.failure_detection.alone {
+            DocumentAlone::GoOn => Alone::GoOn,
+            DocumentAlone::Hold => Alone::Hold,
+        },
         output: if ram.emergency_pause_enabled { OutputMode::Commit } else { OutputMode::BestEffort },
     }
+}
+
+/// The group's periods, by the document.
+pub fn timing(setup: &Setup) -> Timing {
+    let document = EndophyteVM::from_value(&setup.document);
+    document.map_or_else(
+        |_| Timing::default(),
+        |document| Timing::with_heartbeat(document.spec.failure_detection.heartbeat_milliseconds),
+    )
 }
 
 /// Takes note of a machine: what of it is here, and what is missing.
@@ -157,6 +169,11 @@ impl Assembly {
             seed: self.place.clock.random(),
             held: self.held.clone(),
         }
+    }
+
+    /// The hosts that the document lists, and how many of them are to be backups.
+    pub fn backups(&self) -> &BackupStrategy {
+        &self.document.spec.backup_strategy
     }
 
     /// How much replication may hold in memory.

@@ -45,6 +45,10 @@ pub enum Notice {
         /// The position, as the disk counts.
         position: Position,
     },
+    /// The machine moved away from the sender, who wants to be left out of its group.
+    Leaving,
+    /// The receiver does not belong to the machine's group any more.
+    Left,
     /// The guest was shut down, for good: nobody is to take over.
     Stopped {
         /// By the host of this term.

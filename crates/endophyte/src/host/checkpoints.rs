@@ -1,6 +1,6 @@
 //! The thread that stops the guest, takes what it did, and lets it go on: epoch lengths, slowing, emergency pause.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -30,6 +30,11 @@ use crate::throttle::{
 const SLOTS: usize = 2;
 /// How long QEMU may take to end after it closed its sockets.
 const ENDING_TIME: Duration = Duration::from_secs(1);
+/// A guest that outruns the host it is handed over to loses so much more of its processor time with each look at its lag
+/// (every 5 ms), in thousandths: a fifth in a second.
+const SLOWER_THOUSANDTHS: u64 = 1;
+/// The most that it loses so.
+const SLOWEST_THOUSANDTHS: u64 = 800;
 /// How often it is looked whether QEMU still lives while there are no checkpoints.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -48,6 +53,10 @@ pub(super) struct Load {
     pub emergency_pauses: AtomicU64,
     /// Bytes that wait for a link while no backup in sync gives back room in the buffer.
     pub backlog: AtomicU64,
+    /// While the guest is handed over: epochs are short.
+    converging: AtomicBool,
+    /// Thousandths of its processor time that it loses then, so that the other host can catch up.
+    converge_throttle: AtomicU64,
     held: Held,
 }
 
@@ -61,6 +70,8 @@ impl Load {
             pressure: zero(),
             emergency_pauses: zero(),
             backlog: zero(),
+            converging: AtomicBool::new(false),
+            converge_throttle: zero(),
             held,
         })
     }
@@ -73,6 +84,23 @@ impl Load {
     /// Bytes of epochs that may be under way.
     pub fn room(&self) -> u64 {
         self.buffer.shares().epochs
+    }
+
+    /// While the guest is handed over, epochs are as short as pauses allow. One that outruns the host that follows it is
+    /// slowed, a little more each time this is said, until the hand-over ends.
+    pub fn converge(&self, on: bool, outrun: bool) {
+        self.converging.store(on, Ordering::Relaxed);
+        let slowed = self.converge_throttle.load(Ordering::Relaxed);
+        let slowed = match (on, outrun) {
+            (true, true) => (slowed + SLOWER_THOUSANDTHS).min(SLOWEST_THOUSANDTHS),
+            (true, false) => slowed,
+            (false, _) => 0,
+        };
+        self.converge_throttle.store(slowed, Ordering::Relaxed);
+    }
+
+    fn slowed_to_converge(&self) -> f64 {
+        self.converge_throttle.load(Ordering::Relaxed) as f64 / 1000.0
     }
 
     fn fill(&self, nic: &Nic) -> f64 {
@@ -119,6 +147,8 @@ pub(super) struct Checkpoints {
     /// Whether it was said that checkpoints are wanted, or that they are not; before that nobody would take them.
     begun: bool,
     paused: bool,
+    /// Stopped because no majority hears this host.
+    halted: bool,
     /// Stopped because the buffer was full.
     held: bool,
     syncs: Vec<MemorySync>,
@@ -173,6 +203,7 @@ impl Checkpoints {
             protected: true,
             begun: false,
             paused: false,
+            halted: false,
             held: false,
             syncs: Vec::new(),
             slots: Slots::new(SLOTS),
@@ -183,7 +214,7 @@ impl Checkpoints {
     pub fn run(&mut self, orders: &Receiver<Order>) -> Option<oneshot::Sender<()>> {
         let mut due = monotonic() + self.control.current();
         loop {
-            let idle = self.paused || !self.protected || !self.begun;
+            let idle = self.paused || self.halted || !self.protected || !self.begun;
             let wait = if idle { LOOK_EVERY } else { due.saturating_sub(monotonic()) };
             match orders.recv_timeout(wait) {
                 Ok(Order::Stop(sender)) => return Some(sender),
@@ -221,7 +252,12 @@ impl Checkpoints {
             Order::Pause => self.pause(),
             Order::Resume => {
                 self.paused = false;
-                self.checkpointer.machine_mut().cont().map_err(HostError::from)
+                self.go_on()
+            }
+            Order::Halt => self.halt(),
+            Order::Continue => {
+                self.halted = false;
+                self.go_on()
             }
             Order::Powerdown => self.checkpointer.machine_mut().powerdown().map_err(HostError::from),
             Order::Stop(_) => Ok(()),
@@ -283,7 +319,8 @@ impl Checkpoints {
     fn turn(&mut self) -> Result<(), HostError> {
         let fill = self.load.fill(&self.nic);
         let pressure = self.governor.update(fill);
-        self.load.tell(fill, pressure.intensity());
+        let intensity = pressure.intensity().max(self.load.slowed_to_converge());
+        self.load.tell(fill, intensity);
         match pressure {
             Pressure::Paused if !self.held => {
                 self.held = true;
@@ -297,7 +334,7 @@ impl Checkpoints {
         self.throttle.lift().map_err(HostError::Throttle)?;
         self.held = false;
         self.checkpoint(false)?;
-        let hold = self.throttle.begin(pressure.intensity(), self.control.current()).map_err(HostError::Throttle)?;
+        let hold = self.throttle.begin(intensity, self.control.current()).map_err(HostError::Throttle)?;
         if !hold.is_zero() {
             self.checkpointer.machine_mut().stop()?;
             thread::sleep(hold);
@@ -315,15 +352,35 @@ impl Checkpoints {
             dirty_bytes_per_s: (capture.pages.len() * PAGE) as f64 / ran,
             pause: capture.timing.total,
             ack: Duration::from_micros(self.load.ack_us.load(Ordering::Relaxed)),
-            egress_age: Duration::from_micros(self.nic.stats().oldest_queued_us),
+            egress_age: match self.load.converging.load(Ordering::Relaxed) {
+                // As if much waited to leave.
+                true => Duration::MAX,
+                false => Duration::from_micros(self.nic.stats().oldest_queued_us),
+            },
         };
         self.control.next(&inputs);
         self.load.length_us.store(self.control.current().as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Stops the guest where it is, without a checkpoint: nobody is there to take it.
+    fn halt(&mut self) -> Result<(), HostError> {
+        self.throttle.lift().map_err(HostError::Throttle)?;
+        self.halted = true;
+        Ok(self.checkpointer.machine_mut().stop()?)
+    }
+
+    /// Lets the guest go on, unless something else still holds it.
+    fn go_on(&mut self) -> Result<(), HostError> {
+        if self.paused || self.halted || self.held {
+            return Ok(());
+        }
+        Ok(self.checkpointer.machine_mut().cont()?)
+    }
+
     /// A last checkpoint, after which the guest stays stopped. Another right before it leaves it little to hold.
     fn pause(&mut self) -> Result<(), HostError> {
         self.throttle.lift().map_err(HostError::Throttle)?;
+        self.held = false;
         if self.protected {
             self.checkpoint(false)?;
         }

@@ -13,7 +13,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
@@ -22,16 +23,26 @@ use super::HostError;
 /// The longest request line, in bytes; longer ones are refused.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 
+/// How long a migration may take unless said otherwise: enough for the copy of a large guest.
+pub const MIGRATION_SECONDS: u64 = 600;
+
+fn migration_seconds() -> u64 {
+    MIGRATION_SECONDS
+}
+
 /// What can be asked of a machine's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Request {
     /// How the machine is: answers with a [`super::status::Status`].
     Status,
-    /// Hand the machine over to another host.
+    /// Hand the machine over to another host. Who closes the connection before the end gives it up.
     Migrate {
         /// The other host's address, or its name if it is a member.
         to: String,
+        /// For how long it may be tried; [`MIGRATION_SECONDS`] unless said.
+        #[serde(default = "migration_seconds")]
+        seconds: u64,
     },
     /// Make this host's copy the running machine.
     Promote {
@@ -104,6 +115,11 @@ impl Call {
         !self.answers.is_closed()
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.answers.is_closed()
+    }
+
     /// Ends the call. A client that went away does not mind.
     pub fn finish(self, outcome: Result<serde_json::Value, String>) {
         let _ = self.answers.try_send(match outcome {
@@ -133,7 +149,7 @@ pub async fn serve(path: &Path, calls: mpsc::Sender<Call>) -> Result<(), HostErr
 async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut reader = tokio::io::BufReader::new(tokio::io::AsyncReadExt::take(read, REQUEST_BYTES_MAX));
+    let mut reader = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
     if reader.read_line(&mut line).await.is_err() {
         return;
     }
@@ -148,12 +164,36 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
             Call { request: Request::Status, answers }.finish(Err(format!("the request is not understood: {error}")))
         }
     }
-    while let Some(answer) = replies.recv().await {
+    let mut listens = true;
+    loop {
+        let answer = tokio::select! {
+            answer = replies.recv() => answer,
+            gone = hung_up(&mut reader, &write), if listens => {
+                if gone {
+                    return;
+                }
+                listens = false;
+                continue;
+            }
+        };
+        let Some(answer) = answer else { return };
         let mut text =
             serde_json::to_vec(&answer).unwrap_or_else(|_| br#"{"error":"the answer has no JSON form"}"#.to_vec());
         text.push(b'\n');
-        if write.write_all(&text).await.is_err() {
+        if write.write_all(&text).await.is_err() || !matches!(answer, Answer::Progress(_)) {
             return;
+        }
+    }
+}
+
+/// Waits for the end of what the client says; whether it has hung up, for it may have ended its own part only.
+async fn hung_up(reader: &mut (impl AsyncReadExt + Unpin), write: &OwnedWriteHalf) -> bool {
+    let mut ignored = [0; 64];
+    loop {
+        match reader.read(&mut ignored).await {
+            Ok(0) => return write.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed()),
+            Ok(_) => {}
+            Err(_) => return true,
         }
     }
 }
@@ -186,4 +226,50 @@ pub fn ask(
         }
     }
     Err(HostError::Refused("the machine's process ended before it answered".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A client that goes away is noticed while nothing is said to it; one that only ended its part is answered.
+    #[tokio::test]
+    async fn clients_that_hang_up_are_noticed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("control.sock");
+        let (calls, mut asked) = mpsc::channel(4);
+        let served = path.clone();
+        tokio::spawn(async move { serve(&served, calls).await });
+        let mut connect = async || loop {
+            match UnixStream::connect(&path).await {
+                Ok(mut client) => {
+                    client.write_all(b"{\"verb\":\"migrate\",\"to\":\"b\"}\n").await.expect("asked");
+                    break (client, asked.recv().await.expect("a call"));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let (mut client, call) = connect().await;
+        assert_eq!(call.request, Request::Migrate { to: "b".into(), seconds: MIGRATION_SECONDS });
+        client.shutdown().await.expect("its part ends");
+        call.progress(&Progress { who: "b".into(), part: 0.5, text: "half".into() });
+        let mut answer = String::new();
+        let finish = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!call.is_abandoned());
+            call.finish(Ok("done".into()));
+        };
+        let (_, read) = tokio::join!(finish, client.read_to_string(&mut answer));
+        read.expect("an answer");
+        assert_eq!(answer, "{\"progress\":{\"who\":\"b\",\"part\":0.5,\"text\":\"half\"}}\n{\"done\":\"done\"}\n");
+
+        let (client, call) = connect().await;
+        assert!(!call.is_abandoned());
+        drop(client);
+        while !call.is_abandoned() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

@@ -18,6 +18,45 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Samples that are kept at most.
 const SAMPLES: usize = 4096;
 
+/// How the guest came here.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Takeover {
+    /// The machine.
+    pub vm: String,
+    /// From which epoch it goes on.
+    pub epoch: u64,
+    /// Who had it, if that is known.
+    pub of: Option<String>,
+    /// When that host was heard last.
+    pub heard: Duration,
+    /// It handed the machine over.
+    pub planned: bool,
+    /// An operator forced it.
+    pub forced: bool,
+    /// Output did not wait for its epoch.
+    pub best_effort: bool,
+}
+
+impl Takeover {
+    /// One sentence, when the guest runs here since `ran`.
+    fn sentence(&self, ran: Duration, now: &str) -> String {
+        let Self { vm, epoch, .. } = self;
+        let of = self.of.as_deref().unwrap_or("the former host");
+        let lost = match (self.forced, self.best_effort) {
+            (true, _) => format!("forced: what {of} sent since that epoch, if anything, is contradicted"),
+            (false, true) => {
+                format!("best effort: what {of} sent since that epoch may be contradicted, and what it heard is lost")
+            }
+            (false, false) => "nothing acknowledged was lost".to_owned(),
+        };
+        if self.planned {
+            return format!("{vm} was handed over by {of} at epoch {epoch}; nothing acknowledged was lost; {now}");
+        }
+        let ms = ran.saturating_sub(self.heard).as_millis();
+        format!("{vm} took over at epoch {epoch}, {ms} ms after the last sign of {of}; {lost}; {now}")
+    }
+}
+
 /// The memory of an agent.
 pub(super) struct History {
     clock: Env,
@@ -35,6 +74,8 @@ pub(super) struct History {
     copies_bytes: u64,
     starting: bool,
     promotions: u64,
+    /// How the guest that goes on came here; nothing for one that boots.
+    takeover: Option<Takeover>,
     /// When the guest went on here; nothing once its output was seen to leave.
     ran: Option<Duration>,
 }
@@ -55,6 +96,7 @@ impl History {
             copies_bytes: 0,
             starting: false,
             promotions: 0,
+            takeover: None,
             ran: None,
         }
     }
@@ -69,8 +111,9 @@ impl History {
     }
 
     /// The guest is about to go on here.
-    pub fn promoted(&mut self, term: u64, from: Start) {
+    pub fn promoted(&mut self, term: u64, from: Start, takeover: Takeover) {
         self.starting = true;
+        self.takeover = matches!(from, Start::Promoted { .. }).then_some(takeover);
         match from {
             Start::Promoted { from } => {
                 self.promotions += 1;
@@ -89,11 +132,19 @@ impl History {
         }
     }
 
-    /// What the guest says may leave.
-    pub fn opened(&mut self) {
+    /// Whether the guest went on here, and was not heard yet.
+    pub fn waits_to_open(&self) -> bool {
+        self.ran.is_some()
+    }
+
+    /// What the guest says may leave, while it is replicated as `now` says.
+    pub fn opened(&mut self, now: &str) {
         if let Some(ran) = self.ran.take() {
             let ms = monotonic().saturating_sub(ran).as_secs_f64() * 1e3;
             self.note(&format!("what the guest says may leave, {ms:.1} ms after it went on"));
+            if let Some(takeover) = self.takeover.take() {
+                self.note(&takeover.sentence(ran, now));
+            }
         }
     }
 
@@ -152,4 +203,27 @@ fn push<T>(samples: &mut VecDeque<T>, sample: T) {
         samples.pop_front();
     }
     samples.push_back(sample);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_takeover_is_told_in_one_sentence_that_says_what_may_be_lost() {
+        let heard = Duration::from_millis(5_000);
+        let of = Some("a".to_owned());
+        let takeover = Takeover { vm: "legacy".into(), epoch: 18234, of, heard, ..Takeover::default() };
+        let told = |takeover: Takeover| takeover.sentence(Duration::from_millis(5_096), "now replicating to c");
+        assert_eq!(
+            told(takeover.clone()),
+            "legacy took over at epoch 18234, 96 ms after the last sign of a; nothing acknowledged was lost; now replicating \
+             to c"
+        );
+        let best_effort = told(Takeover { best_effort: true, ..takeover.clone() });
+        assert!(best_effort.contains("best effort: what a sent since that epoch may be contradicted"), "{best_effort}");
+        assert!(told(Takeover { forced: true, ..takeover.clone() }).contains("forced: what a sent since"));
+        let planned = told(Takeover { planned: true, ..takeover });
+        assert!(planned.starts_with("legacy was handed over by a at epoch 18234; nothing"), "{planned}");
+    }
 }

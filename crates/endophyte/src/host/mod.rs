@@ -19,6 +19,7 @@
 //! | [`paths`] | where files lie |
 //! | [`primary`], [`checkpoints`], [`encoder`] | the host that runs the guest, and its threads |
 //! | [`replica`] | the thread of a host that holds a copy |
+//! | [`selection`] | which of the hosts listed become backups |
 //! | [`timeline`] | where the time of a move went |
 
 mod agent;
@@ -36,6 +37,7 @@ mod paths;
 mod primary;
 mod process;
 mod replica;
+mod selection;
 pub mod status;
 pub mod stream;
 mod sync;
@@ -43,7 +45,7 @@ mod timeline;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mycelium_api::env::Env;
 use mycelium_api::field::FieldError;
@@ -152,6 +154,19 @@ pub enum HostError {
     /// QEMU.
     #[error(transparent)]
     Machine(#[from] crate::machine::MachineError),
+    /// The machine was moved to another host.
+    #[error(
+        "{vm} was moved from this host to {primary}: `mycelium vm backup` here and `mycelium vm migrate {vm} --to` there \
+         bring it back; what {} holds of it is for that", .folder.display()
+    )]
+    Moved {
+        /// The machine.
+        vm: String,
+        /// Where it went.
+        primary: String,
+        /// What is left of it here.
+        folder: PathBuf,
+    },
     /// The disk.
     #[error(transparent)]
     Disk(#[from] crate::disk::DiskError),
@@ -183,8 +198,8 @@ pub fn init_group(root: &VmRoot) -> Result<PathBuf, HostError> {
 }
 
 /// This process's certificate, by the group file.
-fn identity(root: &VmRoot, name: &str) -> Result<Identity, HostError> {
-    let path = root.group_file();
+fn identity(path: &Path, name: &str) -> Result<Identity, HostError> {
+    let path = path.to_owned();
     let pem = match std::fs::read_to_string(&path) {
         Ok(pem) => pem,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(HostError::NoGroup { path }),

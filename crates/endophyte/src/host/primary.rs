@@ -135,6 +135,8 @@ pub(super) enum Order {
     EndSync(u64),
     Pause,
     Resume,
+    Halt,
+    Continue,
     Powerdown,
     Stop(oneshot::Sender<()>),
 }
@@ -262,6 +264,16 @@ impl Primary {
         let _ = self.orders.send(Order::Resume);
     }
 
+    /// Stops the guest where it is.
+    pub fn halt(&self) {
+        let _ = self.orders.send(Order::Halt);
+    }
+
+    /// Lets the guest go on that was stopped so.
+    pub fn go_on(&self) {
+        let _ = self.orders.send(Order::Continue);
+    }
+
     /// Asks the guest to shut down.
     pub fn powerdown(&self) {
         let _ = self.orders.send(Order::Powerdown);
@@ -270,6 +282,11 @@ impl Primary {
     /// Tells how long epochs take from seal to release.
     pub fn acknowledged(&self, after: Duration) {
         self.load.ack_us.store(after.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the guest is to converge with a host that it is handed over to, and outruns it.
+    pub fn converge(&self, on: bool, outrun: bool) {
+        self.load.converge(on, outrun);
     }
 
     /// Bytes of epochs that the buffer holds.

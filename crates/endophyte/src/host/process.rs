@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mycelium_api::endophyte::{EndophyteVM, LoadBalancing};
 use mycelium_api::env::Env;
 use mycelium_api::error::chain;
-use mycelium_rhizomorph::{Balancing, Link, LinkConfig, Listener, Options};
+use mycelium_rhizomorph::{Balancing, Identity, Link, LinkConfig, Listener, Options};
 use tokio::sync::{mpsc, oneshot};
 
+use super::agent::backups::{AllWanted, Wanted};
 use super::agent::{Agent, Beginning, Event, Outcome};
 use super::assembly::{self, INITRD, KERNEL, SEED, digest};
 use super::book::{Book, Hello, Setup};
@@ -46,12 +47,13 @@ impl HostOptions {
         listen: Vec<SocketAddr>,
         template: LinkConfig,
         witness: bool,
+        identity: Identity,
     ) -> Result<Place, HostError> {
         Ok(Place {
             vm: vm.to_owned(),
             me: self.name.clone(),
             paths: self.root.vm(vm),
-            identity: identity(&self.root, &self.name)?,
+            identity,
             link_template: template,
             listen,
             incarnation: self.clock.random(),
@@ -73,6 +75,12 @@ pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<
     options.root.make().map_err(|source| HostError::File { path: paths.folder().to_owned(), source })?;
     let _lock = paths.lock()?;
     let known: Option<Durable> = read_json(&paths.member())?;
+    if let Some(config) = known.as_ref().and_then(|known| known.proposal.as_ref()).map(|proposal| &proposal.config)
+        && !config.data.contains(options.name.as_str())
+    {
+        let (primary, folder) = (config.primary.to_string(), paths.folder().to_owned());
+        return Err(HostError::Moved { vm, primary, folder });
+    }
     let setup = match (&known, read_json::<Setup>(&paths.document())?) {
         (Some(_), Some(setup)) => setup,
         _ => set_up(&options, &paths, &document)?,
@@ -80,9 +88,11 @@ pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<
     let wanted = wanted(&document)?;
     let listen = if options.listen.is_empty() { reachable(&wanted) } else { options.listen.clone() };
     let template = template(&document)?;
-    let listener = Listener::bind(&listen, identity(&options.root, &options.name)?, template.options).await?;
+    let group = options.root.folder().join(&document.spec.failure_detection.group);
+    let identity = identity(&group, &options.name)?;
+    let listener = Listener::bind(&listen, identity.clone(), template.options).await?;
     let listen = listener.addresses().to_vec();
-    let place = options.place(&vm, listen, template, false)?;
+    let place = options.place(&vm, listen, template, false, identity)?;
     let durable =
         known.unwrap_or_else(|| Durable::founding(options.name.as_str().into(), &[], &[], assembly::rules(&document)));
     let book = read_json::<Book>(&paths.file("book.json"))?.unwrap_or_default();
@@ -102,7 +112,7 @@ pub async fn run_machine(options: HostOptions, document: EndophyteVM) -> Result<
 
 fn settle(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<(), HostError> {
     match outcome {
-        Ok(Outcome::Stopped) => Ok(()),
+        Ok(Outcome::Stopped | Outcome::Left) => Ok(()),
         Ok(Outcome::Failed(error)) => Err(error),
         Err(_) => Err(HostError::Refused("the machine's agent ended without a word".into())),
     }
@@ -164,7 +174,7 @@ pub async fn stand_by(options: HostOptions, witness: bool, ready: impl FnOnce(&[
     mycelium_linux::memory::limit_arenas();
     mycelium_linux::memory::return_large_blocks();
     options.root.make().map_err(|source| HostError::File { path: options.root.group_file(), source })?;
-    let identity = identity(&options.root, &options.name)?;
+    let identity = identity(&options.root.group_file(), &options.name)?;
     let listener = Listener::bind(&options.listen, identity, link_options(Balancing::default())).await?;
     let listen = listener.addresses().to_vec();
     ready(&listen);
@@ -234,15 +244,16 @@ impl Standby {
                 .map_or_else(|_| Ok(LinkConfig::new(Vec::new())), |vm| template(&vm))?,
             None => LinkConfig::new(Vec::new()),
         };
-        let place = self.options.place(vm, self.listen.clone(), template, self.witness)?;
+        let identity = identity(&self.options.root.group_file(), &self.options.name)?;
+        let place = self.options.place(vm, self.listen.clone(), template, self.witness, identity)?;
         let book = read_json::<Book>(&paths.file("book.json"))?.unwrap_or_default();
-        let beginning = Beginning { place, setup, durable, book, wanted: BTreeMap::new(), starts: false };
+        let beginning = Beginning { place, setup, durable, book, wanted: AllWanted::new(), starts: false };
         let (events, outcome) = Agent::start(beginning);
         let control = tokio::spawn(serve_control(paths, events.clone()));
         let name = vm.to_owned();
         tokio::spawn(async move {
             match settle(outcome.await) {
-                Ok(()) => tracing::info!(vm = name, "the machine was shut down"),
+                Ok(()) => tracing::info!(vm = name, "this host has nothing to do for the machine any more"),
                 Err(error) => {
                     tracing::error!(vm = name, error = chain(&error), "this host's part of the machine ended")
                 }
@@ -316,15 +327,16 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, H
 }
 
 /// The hosts that the document asks to join.
-fn wanted(document: &EndophyteVM) -> Result<BTreeMap<Vec<SocketAddr>, bool>, HostError> {
+fn wanted(document: &EndophyteVM) -> Result<AllWanted, HostError> {
     let spec = &document.spec;
-    let backups = spec.backup_strategy.nodes.iter().map(|node| (node, false));
-    let witness = spec.failure_detection.witness.iter().map(|node| (node, true));
-    backups.chain(witness).map(|(node, witness)| Ok((addresses(node).map_err(HostError::Refused)?, witness))).collect()
+    let backups = spec.backup_strategy.nodes.iter().enumerate();
+    let backups = backups.map(|(place, node)| (node, Wanted { witness: false, place: Some(place) }));
+    let witness = spec.failure_detection.witness.iter().map(|node| (node, Wanted { witness: true, place: None }));
+    backups.chain(witness).map(|(node, wanted)| Ok((addresses(node).map_err(HostError::Refused)?, wanted))).collect()
 }
 
 /// An address under which the hosts that are to join can reach this one, on the usual port or another.
-fn reachable(wanted: &BTreeMap<Vec<SocketAddr>, bool>) -> Vec<SocketAddr> {
+fn reachable(wanted: &AllWanted) -> Vec<SocketAddr> {
     let towards = wanted.keys().flatten().next();
     let local = towards.and_then(|to| {
         let socket = UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], 0))).ok()?;

@@ -48,6 +48,9 @@ pub struct Status {
     pub phase: String,
     /// What keeps this host from its part, and what to do about it; empty if nothing does.
     pub problem: String,
+    /// The machine is being handed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
     /// Epochs.
     pub epochs: Epochs,
     /// The guest and its processor time.
@@ -66,6 +69,18 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// What happened, newest last.
     pub events: Vec<Event>,
+}
+
+/// A planned migration, until the other host decides.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Migration {
+    /// The other host.
+    pub to: String,
+    /// What it lacks, 0 to 1: of the copy while that is made, then of what may be under way to it.
+    pub lag: f64,
+    /// The lag at which the guest is paused and switched.
+    pub lag_limit: f64,
 }
 
 /// How far the epochs are.

@@ -5,6 +5,8 @@ use std::path::Path;
 use mycelium_api::endophyte::EndophyteVM;
 
 const HUGE_PAGE: u64 = 2 << 20;
+/// As often as members are told of the time.
+const HEARTBEAT_MILLISECONDS_MIN: u64 = 5;
 
 /// One sentence for each wish that this host cannot grant, for a report: the machine runs without it. `sys` is `/sys`.
 pub fn unsupported(vm: &EndophyteVM, sys: &Path, host_cpus: usize) -> Vec<String> {
@@ -27,6 +29,13 @@ pub fn unsupported(vm: &EndophyteVM, sys: &Path, host_cpus: usize) -> Vec<String
              vm.nr_hugepages=N`. The guest uses ordinary pages",
             free_huge_pages(sys),
             vm.memory_bytes().div_ceil(HUGE_PAGE)
+        ));
+    }
+    let heartbeat = vm.spec.failure_detection.heartbeat_milliseconds;
+    if heartbeat < HEARTBEAT_MILLISECONDS_MIN {
+        missing.push(format!(
+            "spec.failureDetection.heartbeatMilliseconds: {heartbeat} is less than a process can keep to; signs of life go \
+             out every {HEARTBEAT_MILLISECONDS_MIN} ms"
         ));
     }
     let cpus = vm.spec.vm_spec.cpu_cores as usize;
@@ -64,9 +73,11 @@ mod tests {
         vm.spec.performance_config.huge_pages = true;
         vm.spec.performance_config.cpu_pinning = true;
         vm.spec.vm_spec.cpu_cores = 4;
+        vm.spec.failure_detection.heartbeat_milliseconds = 4;
         let all = unsupported(&vm, sys.path(), 2);
-        assert_eq!(all.len(), 3);
+        assert_eq!(all.len(), 4);
         assert!(all[0].contains("sriovNetworking: not supported: no network card"), "{all:?}");
+        vm.spec.failure_detection.heartbeat_milliseconds = 5;
         let card = sys.path().join("class/net/eth0/device");
         let pages = sys.path().join("kernel/mm/hugepages/hugepages-2048kB");
         std::fs::create_dir_all(&card).unwrap();

@@ -170,7 +170,7 @@ fn print(bytes: &[u8]) -> Result<bool> {
 }
 
 /// `1h30m`, `10m`, `45s`, or plain seconds.
-fn seconds(given: &str) -> Result<u64, String> {
+pub(super) fn seconds(given: &str) -> Result<u64, String> {
     let wrong = || format!("{given:?} is not a duration such as 30s, 10m or 1h30m");
     let (mut total, mut number) = (0u64, String::new());
     for character in given.chars() {

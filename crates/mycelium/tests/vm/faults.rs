@@ -45,6 +45,7 @@ fn a_machine_outlives_its_backups_and_its_network() {
     let before = released(&mut lab);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(released(&mut lab), before, "an isolated primary releases nothing");
+    stops_itself(&mut lab, &cut);
     lab.cable(&cut, true);
     eventually("it became a backup", || match lab.host(&cut).status(VM) {
         Some(status) if status.role == Role::Backup => Ok(()),
@@ -64,6 +65,19 @@ fn a_machine_outlives_its_backups_and_its_network() {
     assert!(lab.primary(VM).is_none(), "nobody takes over what was shut down");
     assert!(client.packets() <= quiet + 5, "the guest is gone");
     assert!(lab.host("a").wait().success(), "the process that ran the machine ends with it");
+}
+
+/// Waits until a primary that no majority hears has stopped its guest: no epoch is sealed any more.
+pub fn stops_itself(lab: &mut Lab, host: &str) {
+    let sealed = |lab: &mut Lab| match lab.host(host).status(VM) {
+        Some(status) if status.phase == "stopped: no majority" => Ok(status),
+        other => Err(format!("{:?}", other.map(|status| status.phase))),
+    };
+    let stopped = eventually("it stops itself", || sealed(lab));
+    assert!(stopped.events.iter().any(|event| event.text.contains("the guest is stopped")), "{:?}", stopped.events);
+    thread::sleep(Duration::from_millis(500));
+    let later = sealed(lab).expect("it is still cut off").epochs.sealed;
+    assert_eq!(later, stopped.epochs.sealed, "a guest that is stopped seals no epoch");
 }
 
 /// A host of another group is not let in, and both sides say why.

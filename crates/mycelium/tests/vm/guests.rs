@@ -95,6 +95,27 @@ pub fn run_numbers_with(lab: &mut Lab, host: &str, backups: &[&str], flags: &[&s
     start(lab, host, backups, &words);
 }
 
+/// A document of the guest that numbers its packets, with this backup strategy and failure detection.
+pub fn numbers_document(lab: &Lab, backups: &str, detection: &str) -> PathBuf {
+    let (kernel, initrd) = (kernel(), numbering_initramfs().display());
+    let text = format!(
+        "apiVersion: mycelium.network/v1
+kind: EndophyteVM
+metadata: {{name: {VM}}}
+spec:
+  vmSpec:
+    memorySize: 96Mi
+    osConfig: {{kernel: {kernel}, initrd: {initrd}, commandLine: console=ttyS0 quiet guest.ip={GUEST}/24}}
+    networkConfig: {{attachment: 'tap:br0'}}
+  backupStrategy: {backups}
+  failureDetection: {detection}
+"
+    );
+    let path = lab.folder().join("vm.yaml");
+    std::fs::write(&path, text).expect("document");
+    path
+}
+
 /// Gives the guest that numbers its packets an order (`examples/numbering-guest.rs`), and waits until it has taken it.
 pub fn order(lab: &Lab, what: &str, number: u64) {
     let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));

@@ -4,10 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use mycelium_endophyte::host::status::Role;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::eventually;
-use crate::guests::{VM, numbers};
-use crate::lab::{said, states};
+use crate::faults::stops_itself;
+use crate::guests::{VM, numbers, order};
+use crate::lab::{Lab, said, states};
 use crate::numbers::Client;
 use crate::random::Random;
 
@@ -32,6 +34,9 @@ fn best_effort_does_not_wait_and_says_so() {
     assert_ne!(heir, primary);
     let (_, status) = lab.primary(VM).expect("a primary");
     assert_eq!(status.egress.mode, "at-once");
+    let told = status.events.iter().map(|event| event.text.as_str()).find(|text| text.contains("took over at epoch"));
+    let plain = format!("best effort: what {primary} sent since that epoch may be contradicted");
+    assert!(told.is_some_and(|text| text.contains(&plain)), "{:?}", status.events);
     lab.power_on(&primary);
     lab.host(&primary).stand_by();
     lab.protected(VM, 2);
@@ -57,6 +62,7 @@ fn forgotten_hosts_hold_nothing_up() {
     let heard = client.packets();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(client.packets(), heard, "one of three released output");
+    stops_itself(&mut lab, &primary);
 
     let unknown = lab.host(&primary).vm(&["forget", VM, "nosuch"]);
     assert_eq!(unknown.status.code(), Some(1), "{}", said(&unknown));
@@ -76,4 +82,82 @@ fn forgotten_hosts_hold_nothing_up() {
     }
     lab.protected(VM, 2);
     client.goes_on();
+}
+
+/// Makes the way to one of the backups slow while the guest is busy, and waits until that backup is in sync and behind; the
+/// last epoch that was released, and the last one that it holds.
+fn behind(lab: &Lab, slow: &str) -> (u64, u64) {
+    eventually("a backup in sync is behind", || {
+        let (name, status) = lab.primary(VM).ok_or("no primary")?;
+        let peer = status.peers.iter().find(|peer| peer.name == slow).ok_or(format!("{name} is primary"))?;
+        if peer.state == "backup" && peer.epoch + 2 <= status.epochs.sealed {
+            return Ok((status.epochs.released, peer.epoch));
+        }
+        Err(format!("{slow} is {} at {} of {}", peer.state, peer.epoch, status.epochs.sealed))
+    })
+}
+
+/// `all`: output waits for the slowest of the backups in sync.
+#[test]
+fn output_waits_for_all_when_told_so() {
+    let mut random = Random::new();
+    let (lab, client) = numbers(&mut random, &["--output-commit", "all"]);
+    lab.protected(VM, 2);
+    client.goes_on();
+    lab.slow_towards("c", 20);
+    order(&lab, "memory", 6);
+    for _ in 0..10 {
+        let (released, held) = behind(&lab, "c");
+        assert!(released <= held, "released {released}, and a backup in sync holds {held}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    lab.fast_towards("c");
+    order(&lab, "memory", 0);
+    client.goes_on();
+}
+
+/// `any`: output leaves when the fastest backup has it. So a backup may take over only when it hears every other that was in
+/// sync, or is forced.
+#[test]
+fn output_waits_for_any_and_promotion_for_all() {
+    let mut random = Random::new();
+    let (mut lab, client) = numbers(&mut random, &["--output-commit", "any"]);
+    drop(client);
+    let client = Client::forgiving(&lab, &mut random);
+    assert_eq!(lab.protected(VM, 2), "a");
+    client.goes_on();
+    lab.slow_towards("c", 20);
+    order(&lab, "memory", 6);
+    eventually("output leaves before the slower backup has it", || match behind(&lab, "c") {
+        (released, held) if released > held => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    order(&lab, "memory", 0);
+    lab.fast_towards("c");
+    client.goes_on();
+
+    // The primary and a backup go at once, and the backup returns without its copy. Nothing happens between.
+    lab.protected(VM, 2);
+    for host in ["a", "c"] {
+        let process = Pid::from_raw(lab.host(host).process().cast_signed()).expect("a process");
+        kill_process(process, Signal::STOP).expect("it runs");
+    }
+    ["a", "c"].into_iter().for_each(|host| lab.power_off(host));
+    lab.power_on("c");
+    lab.host("c").stand_by();
+    let refused = eventually("the two find each other", || {
+        let refused = lab.host("b").vm(&["promote", VM]);
+        if said(&refused).contains("c of the backups in sync may hold a later epoch") {
+            Ok(refused)
+        } else {
+            Err(said(&refused))
+        }
+    });
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(lab.primary(VM).is_none(), "nobody took over");
+    let forced = lab.host("b").vm(&["promote", VM, "--force"]);
+    assert!(forced.status.success(), "{}", said(&forced));
+    client.goes_on();
+    let status = lab.host("b").status(VM).expect("a status");
+    assert!(status.events.iter().any(|event| event.text.contains("forced: what a sent")), "{:?}", status.events);
 }

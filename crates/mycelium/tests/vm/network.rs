@@ -48,6 +48,18 @@ impl Lab {
         );
     }
 
+    /// What others send to a host has this many megabits a second.
+    pub fn slow_towards(&self, host: &str, megabits: u32) {
+        let (rate, port) = (format!("{megabits}mbit"), format!("to-{host}"));
+        let words = ["replace", "dev", &port, "root", "tbf", "rate", &rate, "burst", "32kb", "latency", "20ms"];
+        self.shape("switch", &words);
+    }
+
+    /// Others can send to it as before.
+    pub fn fast_towards(&self, host: &str) {
+        self.shape("switch", &["delete", "dev", &format!("to-{host}"), "root"]);
+    }
+
     /// It has all that the wire can carry again.
     pub fn fast(&self, host: &str) {
         self.shape(host, &["delete", "dev", "uplink", "root"]);

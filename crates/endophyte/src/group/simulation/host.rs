@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::group::types::{Durable, Name, Position};
-use crate::group::{Input, Member, Output, Settings};
+use crate::group::{Input, Member, Output, Settings, Timing};
 
 use super::oracle::Guest;
+
+/// Here a guest that nobody hears is stopped soon, so that it happens often.
+pub const ISOLATED_US: u64 = 300_000;
 
 /// A running guest.
 #[derive(Debug)]
@@ -13,7 +16,10 @@ pub struct Running {
     pub guest: Guest,
     pub epoch: u64,
     pub paused: bool,
-    pub pause_asked: bool,
+    /// Pauses and resumptions that were ordered, to be carried out one after the other: whether it is a pause.
+    pub orders: VecDeque<bool>,
+    /// Stopped, for its host is heard by nobody.
+    pub halted: bool,
     /// A warm start takes its time.
     pub from_us: u64,
 }
@@ -35,6 +41,8 @@ pub struct Host {
     pub kept: VecDeque<(u64, Guest, Guest)>,
     pub held: Held,
     pub lease_until: u64,
+    /// When a lease was last given to it, or its guest began.
+    pub heard_us: u64,
     /// Syncs to begin with the next epoch after this time.
     pub syncs: BTreeMap<usize, u64>,
     pub frozen_until_us: u64,
@@ -58,6 +66,7 @@ impl Host {
             kept: VecDeque::new(),
             held: VecDeque::new(),
             lease_until: 0,
+            heard_us: 0,
             syncs: BTreeMap::new(),
             frozen_until_us: 0,
             up_at_us: 0,
@@ -74,7 +83,8 @@ impl Host {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings::new(self.name.clone())
+        let timing = Timing { isolated_us: ISOLATED_US, ..Timing::default() };
+        Settings { timing, ..Settings::new(self.name.clone()) }
     }
 
     /// All that is not on disk is gone.

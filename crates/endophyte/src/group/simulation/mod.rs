@@ -178,6 +178,7 @@ fn simulation_finds_faults() {
         (Fault::HoldersAddedEarly, false),
         (Fault::NoLease, true),
         (Fault::OldReportsCount, false),
+        (Fault::NeverHalts, false),
     ];
     for (fault, best_effort) in visible {
         // Rare: it takes a loss within a millisecond of the report.

@@ -1,14 +1,14 @@
 //! The hosts, the network between them, the faults, and what must be true in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::group::mutation::{Fault, Faults};
 use crate::group::output::Start;
 use crate::group::types::{Alone, Durable, Name, OutputMode, Policy, Position, Rules};
-use crate::group::{Command, Input, Member, Message, Output, Protection};
+use crate::group::{Command, Input, LAG_THOUSANDTHS_MAX, Member, Message, Output, Protection};
 
 use super::Random;
-use super::host::{Host, Running};
+use super::host::{Host, ISOLATED_US, Running};
 use super::oracle::{Guest, Oracle};
 
 pub const YEAR_US: u64 = 30_000_000;
@@ -17,14 +17,23 @@ const EPOCH_US: u64 = 25_000;
 /// Not for ever: a backup that would need more is brought in sync anew.
 const KEPT_EPOCHS: usize = 16;
 const FAULTS_UNTIL_US: u64 = 1_800_000;
+/// A lease, the time until a guest is stopped by a slow clock, and a few epochs.
+const ALONE_US_MAX: u64 = 60_000 + ISOLATED_US * 103 / 100 + 3 * EPOCH_US;
 const SETTLED_BY_US: u64 = 8_000_000;
 
 #[derive(Debug)]
 enum Event {
     Tick,
     Epoch,
-    Packet { from: usize, load: Load },
-    SyncDue { peer: usize },
+    Packet {
+        from: usize,
+        load: Load,
+    },
+    SyncDue {
+        peer: usize,
+    },
+    /// Whoever asked for a migration is gone.
+    GivesUp,
 }
 
 #[derive(Debug)]
@@ -48,6 +57,8 @@ pub struct World {
     hosts: Vec<Host>,
     witnesses: usize,
     random: Random,
+    /// Of those who ask for migrations.
+    patience: Random,
     fault: Option<Fault>,
     events: BTreeMap<(u64, u64), (usize, u64, Event)>,
     sequence: u64,
@@ -116,6 +127,7 @@ impl World {
             arrives: BTreeMap::new(),
             latency_us: 300,
             loss_percent: 0,
+            patience: Random(random.0 ^ 0x5eed),
             trace: std::env::var_os("MYCELIUM_SIM_TRACE").is_some(),
             random,
         };
@@ -152,18 +164,21 @@ impl World {
         }
         if self.hosts[host].frozen_until_us > self.now_us {
             // It is all dealt with, in order, when the host runs again.
+            self.hosts[host].heard_us = self.hosts[host].frozen_until_us;
             return self.schedule(self.hosts[host].frozen_until_us, host, event);
         }
         match event {
             Event::Tick => {
                 self.schedule(self.now_us + TICK_US, host, Event::Tick);
                 self.input(host, Input::Tick);
+                self.tell_lag(host);
             }
             Event::Epoch => {
                 self.schedule(self.now_us + EPOCH_US, host, Event::Epoch);
                 self.seal(host);
             }
             Event::Packet { from, load } => self.arrive(host, from, load),
+            Event::GivesUp => self.input(host, Input::Command(Command::AbortMigration)),
             Event::SyncDue { peer } => {
                 let name = self.hosts[peer].name.clone();
                 self.input(host, Input::SyncFailed(name));
@@ -242,23 +257,47 @@ impl World {
         let host = &mut self.hosts[at];
         let best_effort = !self.oracle.strict;
         let Some(running) = &mut host.running else { return };
-        if running.paused || running.from_us > self.now_us {
+        if running.orders.front() == Some(&false) {
+            running.orders.pop_front();
+            running.paused = false;
+        }
+        if running.paused || running.halted || running.from_us > self.now_us {
             return;
         }
+        let alone = self.now_us.saturating_sub(host.heard_us);
+        assert!(best_effort || alone < ALONE_US_MAX, "{} runs on, and nobody heard it for {alone} us", host.name);
         let before = running.guest;
         running.guest = self.oracle.step(before, chance);
         running.epoch += 1;
         let (epoch, guest) = (running.epoch, running.guest);
-        running.paused = std::mem::take(&mut running.pause_asked);
+        running.paused = running.orders.pop_front().unwrap_or(false);
         let paused = running.paused;
         if best_effort {
             self.emit_at_once(at, guest);
         } else {
             host.held.push_back((epoch, guest));
         }
-        let input = if paused { Input::GuestPaused { last: epoch } } else { Input::EpochSealed(epoch) };
-        self.input(at, input);
+        self.input(at, Input::EpochSealed(epoch));
         self.replicate(at, epoch, before, guest);
+        if paused {
+            self.input(at, Input::GuestPaused { last: epoch });
+        }
+        self.tell_lag(at);
+    }
+
+    /// What the target of a migration lacks: some epochs weigh more than a guest may be paused with.
+    fn lag(&self, at: usize, to: &Name) -> u32 {
+        let host = &self.hosts[at];
+        let held = host.member.as_ref().and_then(|member| member.held_by(to)).map_or(0, |held| held.epoch);
+        let weights = host.kept.iter().filter(|(epoch, ..)| *epoch > held).map(|(epoch, ..)| 10 + epoch * 37 % 90);
+        weights.sum::<u64>() as u32
+    }
+
+    fn tell_lag(&mut self, at: usize) {
+        if let Some(to) = self.hosts[at].member.as_ref().and_then(Member::migrating_to).cloned() {
+            let thousandths = self.lag(at, &to);
+            self.input(at, Input::Lag { of: to, thousandths });
+        }
     }
 
     fn emit_at_once(&mut self, at: usize, guest: Guest) {
@@ -314,7 +353,9 @@ impl World {
                 self.transmit(at, to, Load::Message(message.encode()));
             }
             Output::Release { through } => self.release(at, through),
-            Output::Lease { until_us } => host.lease_until = until_us,
+            Output::Lease { until_us } => (host.lease_until, host.heard_us) = (until_us, now_us),
+            Output::HaltGuest => host.running.iter_mut().for_each(|running| running.halted = true),
+            Output::ContinueGuest => host.running.iter_mut().for_each(|running| running.halted = false),
             Output::Hold { .. } => host.lease_until = 0,
             Output::StartGuest { term, from } => self.start_guest(at, term, from),
             Output::StopGuest => {
@@ -323,11 +364,12 @@ impl World {
                 host.kept.clear();
                 host.syncs.clear();
             }
-            Output::PauseGuest => host.running.iter_mut().for_each(|running| running.pause_asked = true),
-            Output::ResumeGuest => host.running.iter_mut().for_each(|running| {
-                running.paused = false;
-                running.pause_asked = false;
-            }),
+            Output::PauseGuest => {
+                host.running.iter_mut().for_each(|running| running.orders.push_back(true));
+                let to = self.hosts[at].member.as_ref().and_then(Member::migrating_to).cloned().expect("a target");
+                assert!(self.lag(at, &to) <= LAG_THOUSANDTHS_MAX, "paused for {to} that lags by {}", self.lag(at, &to));
+            }
+            Output::ResumeGuest => host.running.iter_mut().for_each(|running| running.orders.push_back(false)),
             Output::Commit(position) => {
                 let (before, guest) = host.staged.remove(&position).expect("what is committed was received");
                 host.staged.retain(|later, _| *later > position);
@@ -371,7 +413,8 @@ impl World {
         };
         let from_us = self.now_us + 10_000;
         host.held.clear();
-        host.running = Some(Running { guest, epoch, paused: false, pause_asked: false, from_us });
+        host.running = Some(Running { guest, epoch, paused: false, orders: VecDeque::new(), halted: false, from_us });
+        host.heard_us = from_us;
     }
 
     fn release(&mut self, at: usize, through: u64) {
@@ -427,10 +470,19 @@ impl World {
             _ => {
                 if let Some(primary) = self.primary() {
                     let to = self.random.range(0, hosts - self.witnesses as u64) as usize;
-                    let to = self.hosts[to].name.clone();
-                    self.input(primary, Input::Command(Command::Migrate { to }));
+                    self.migrate(primary, to);
                 }
             }
+        }
+    }
+
+    /// A migration with some time for it, which may be given up at any moment after.
+    fn migrate(&mut self, primary: usize, to: usize) {
+        let (to, within_us) = (self.hosts[to].name.clone(), self.patience.range(1_000, 800_000));
+        self.input(primary, Input::Command(Command::Migrate { to, within_us }));
+        if self.patience.chance(40) {
+            let after_us = self.patience.range(0, 120_000);
+            self.schedule(self.now_us + after_us, primary, Event::GivesUp);
         }
     }
 
@@ -566,8 +618,11 @@ impl World {
 
     /// One host runs the VM and every other is in sync.
     pub fn protected(&self) -> bool {
-        let running =
-            self.hosts.iter().filter(|host| host.running.as_ref().is_some_and(|running| !running.paused)).count();
+        let running = self
+            .hosts
+            .iter()
+            .filter(|host| host.running.as_ref().is_some_and(|running| !running.paused && !running.halted))
+            .count();
         let Some(member) = self.primary().and_then(|at| self.hosts[at].member.as_ref()) else { return false };
         let settled = member
             .durable()

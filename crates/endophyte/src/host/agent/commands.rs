@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::backups::Wanted;
 use super::{Agent, Part, Stopping};
-use crate::group::{Change, Command, Input};
+use crate::group::{Change, Command, Input, Name};
 use crate::host::control::{Call, Request};
 
 /// How long a process that finds no group waits before it starts the machine by itself.
@@ -29,7 +30,8 @@ impl Agent {
 
     /// Whether the machine is this host's alone, and is to be started by it.
     pub(super) fn is_founding(&self) -> bool {
-        self.starts && self.config().is_some_and(|config| config.members().count() == 1)
+        self.starts
+            && self.config().is_some_and(|config| config.members().eq([self.place.me.as_str()].map(Name::from).iter()))
     }
 
     pub(super) fn next_command(&mut self) {
@@ -48,16 +50,11 @@ impl Agent {
                 let status = serde_json::to_value(self.status()).map_err(|error| error.to_string());
                 call.finish(status);
             }
-            Request::Migrate { to } => match self.name_of(&to) {
-                Some(to) => self.commands.push_back((Command::Migrate { to: to.as_str().into() }, Some(call))),
-                None => call.finish(Err(format!(
-                    "{to} is no host of this machine's group; `mycelium vm protect {} --backup {to}` takes it in",
-                    self.place.vm
-                ))),
-            },
+            Request::Migrate { to, seconds } => self.migrate(call, &to, seconds),
             Request::Promote { force } => self.commands.push_back((Command::Promote { force }, Some(call))),
             Request::Forget { member } => {
                 self.book.remove(&member);
+                self.presence.forgotten.insert(member.clone());
                 self.commands.push_back((Command::Change(Change::Forget(member.as_str().into())), Some(call)));
             }
             Request::Protect { backup, at_once } => self.protect(call, &backup, at_once),
@@ -72,7 +69,7 @@ impl Agent {
         }
         match crate::host::addresses(backup) {
             Ok(addresses) => {
-                self.wanted.insert(addresses.clone(), false);
+                self.wanted.insert(addresses.clone(), Wanted::default());
                 self.invite_all();
                 if at_once {
                     let told = format!("{backup} is asked to join; `mycelium vm status` shows when it is in sync");
@@ -85,7 +82,7 @@ impl Agent {
         }
     }
 
-    fn name_of(&self, host: &str) -> Option<String> {
+    pub(super) fn name_of(&self, host: &str) -> Option<String> {
         if self.book.contains_key(host) {
             return Some(host.to_owned());
         }

@@ -33,7 +33,10 @@ impl Agent {
         let linked: BTreeSet<&[SocketAddr]> = self.peers.values().map(|peer| peer.hello.listen.as_slice()).collect();
         let mut missing: Vec<Vec<SocketAddr>> =
             self.wanted.keys().filter(|addresses| !linked.contains(addresses.as_slice())).cloned().collect();
-        for (name, addresses) in &self.book {
+        // Whoever leads knows who belongs to the group; others may lag behind.
+        let config = self.config().filter(|_| self.member.is_primary());
+        let stranger = |name: &str| config.is_some_and(|config| config.members().all(|member| **member != *name));
+        for (name, addresses) in self.book.iter().filter(|(name, _)| !stranger(name)) {
             let known = self.peers.contains_key(name) || *name == self.place.me || addresses.is_empty();
             let ours = self.place.me < *name || self.place.listen.is_empty();
             if !known && ours && !missing.contains(addresses) {
@@ -77,6 +80,7 @@ impl Agent {
         if !self.missing_files.is_empty() {
             peer.notice(&Notice::Want { files: self.missing_files.iter().cloned().collect() });
         }
+        self.presence.forgotten.remove(&name);
         self.peers.insert(name.clone(), peer);
         self.history.note(&format!("linked with {name}"));
         if learned {
@@ -95,7 +99,8 @@ impl Agent {
     pub(super) fn invite(&mut self, name: &str) {
         let Some(peer) = self.peers.get(name) else { return };
         let witness = peer.hello.witness;
-        let asked = self.wanted.keys().any(|addresses| addresses.iter().any(|one| peer.hello.listen.contains(one)));
+        // Of those that the document lists some may be spares.
+        let asked = self.wanted_as(peer).is_some_and(|wanted| wanted.place.is_none());
         let member = self.config().is_some_and(|config| config.members().any(|member| &**member == name));
         if asked && !member && self.member.is_primary() {
             let change = if witness { Change::AddWitness(name.into()) } else { Change::AddBackup(name.into()) };

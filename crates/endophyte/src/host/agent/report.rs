@@ -1,11 +1,54 @@
 //! How a machine is on this host.
 
 use super::{Agent, DiskPart, Part, Syncing};
+use crate::clock::monotonic;
 use crate::disk::sync::Progress;
+use crate::group::{OutputMode, Start, Succession};
 use crate::host::agent::now_us;
+use crate::host::history::Takeover;
 use crate::host::status::{self, Role};
 
 impl Agent {
+    /// The guest is about to go on here, or to boot.
+    pub(super) fn note_takeover(&mut self, term: u64, from: Start) {
+        let Succession { of, silent_us, planned, forced } = self.member.succession();
+        let best_effort = self.config().is_some_and(|config| config.rules.output == OutputMode::BestEffort);
+        let takeover = Takeover {
+            vm: self.place.vm.clone(),
+            epoch: match from {
+                Start::Promoted { from } => from.epoch,
+                Start::Cold => 0,
+            },
+            of: of.as_ref().map(ToString::to_string),
+            heard: monotonic().saturating_sub(std::time::Duration::from_micros(silent_us)),
+            planned,
+            forced,
+            best_effort,
+        };
+        self.history.promoted(term, from, takeover);
+    }
+
+    /// What the guest says may leave: how it came here is told, once.
+    pub(super) fn tell_takeover(&mut self) {
+        if self.history.waits_to_open() {
+            let now = self.replicates_to();
+            self.history.opened(&now);
+        }
+    }
+
+    /// To whom the guest is replicated, in words.
+    fn replicates_to(&self) -> String {
+        let Some(config) = self.config() else { return "now without a backup".into() };
+        let holders: Vec<&str> = config.holders.iter().map(AsRef::as_ref).collect();
+        let linked: Vec<&str> =
+            self.peers.keys().map(String::as_str).filter(|name| config.data.contains(*name)).collect();
+        match (holders.is_empty(), linked.is_empty()) {
+            (false, _) => format!("now replicating to {}", holders.join(" and ")),
+            (true, false) => format!("now bringing {} in sync", linked.join(" and ")),
+            (true, true) => "now without a backup".into(),
+        }
+    }
+
     pub(super) fn status(&self) -> status::Status {
         let group = self.member.status(now_us());
         let role = match &self.part {
@@ -35,6 +78,7 @@ impl Agent {
         }
         status.buffer.bytes += self.held.bytes();
         status.problem = self.trouble().to_owned();
+        status.migration = self.describe_migration();
         status.peers = self.peer_status(&group, status.epochs.sealed);
         status
     }
@@ -42,6 +86,7 @@ impl Agent {
     fn phase(&self, group: &crate::group::Status) -> String {
         match &self.part {
             _ if self.apart.is_some() => "cannot write".into(),
+            Part::Primary(_) if group.halted => "stopped: no majority".into(),
             Part::Primary(_) if !self.open => "output held".into(),
             Part::Primary(_) => serde_json::to_value(&group.protection)
                 .ok()

@@ -18,6 +18,7 @@ impl Agent {
         match assembly::learn(&self.place, &setup, &self.held) {
             Ok(learned) => {
                 self.missing_files = learned.missing;
+                self.member.set_timing(assembly::timing(&setup));
                 self.assembly = Some(Arc::new(learned.assembly));
                 self.setup = Some(setup);
                 self.prepare();
@@ -28,7 +29,7 @@ impl Agent {
 
     pub(super) fn prepare(&mut self) {
         let ready = self.missing_files.is_empty() && matches!(self.part, Part::None);
-        if self.place.witness || self.is_founding() || !ready {
+        if self.place.witness || self.is_founding() || !ready || self.departing.is_some() || self.left {
             return;
         }
         let Some(assembly) = self.assembly.clone() else { return };

@@ -10,6 +10,7 @@ use mycelium_endophyte::host::{HostError, VmRoot};
 use super::progress::Bars;
 use super::{NAME, show};
 use crate::client::out;
+use crate::commands::logs::seconds;
 
 const EXIT_NOT_RUNNING: u8 = 3;
 /// How often `--watch` asks.
@@ -31,9 +32,9 @@ pub struct Status {
 
 /// Hand a machine over to another host while it runs.
 #[derive(clap::Args)]
-#[command(
-    after_help = "The machine pauses for some milliseconds at the very end. Ctrl-C before that, or any failure, leaves it running here."
-)]
+#[command(after_help = "\
+The machine pauses for some milliseconds at the very end. Ctrl-C before that, or any failure, leaves it running here. A backup
+changes places with this host. A host that was none gets the machine, and this one has it no more.")]
 pub struct Migrate {
     /// The machine
     #[arg(value_name = NAME)]
@@ -41,6 +42,9 @@ pub struct Migrate {
     /// The other host: its address, or its name if it is a backup already
     #[arg(long, value_name = "HOST")]
     to: String,
+    /// How long it may take to catch up, such as 90s or 1h; then the machine stays here
+    #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10m")]
+    timeout: u64,
 }
 
 /// Make this host's copy the running machine.
@@ -152,7 +156,7 @@ fn gather(root: &VmRoot, name: Option<&str>) -> Result<Option<Vec<VmStatus>>> {
 
 /// Starts a hand-over and follows it.
 pub fn migrate(root: &VmRoot, args: &Migrate) -> Result<ExitCode> {
-    follow(root, &args.name, &Request::Migrate { to: args.to.clone() })
+    follow(root, &args.name, &Request::Migrate { to: args.to.clone(), seconds: args.timeout })
 }
 
 /// Promotes this host's copy.

@@ -68,6 +68,9 @@ pub struct Run {
     /// A host that only votes
     #[arg(long, value_name = "ADDRESS")]
     witness: Option<String>,
+    /// With the last backup lost: go on unprotected, or hold what the guest says until there is one again
+    #[arg(long, value_name = "RULE", value_parser = ["go-on", "hold"])]
+    alone: Option<String>,
     /// How many backups must hold an epoch before its output leaves
     #[arg(long, value_name = "POLICY", value_parser = ["any", "majority", "all"])]
     output_commit: Option<String>,
@@ -150,6 +153,7 @@ impl Run {
             best_effort: self.best_effort.then_some(true),
             connections: self.connections,
             witness: self.witness.clone(),
+            alone: self.alone.clone(),
             ..Overrides::default()
         };
         apply_overrides(&base, &overrides).map_err(|errors| anyhow::Error::from(spec::SpecError::Fields(errors)))

@@ -56,6 +56,12 @@ fn describe(status: &Status) -> String {
     if !status.problem.is_empty() {
         lines.push(format!("  problem   {}", status.problem));
     }
+    if let Some(migration) = &status.migration {
+        lines.push(format!(
+            "  moving    to {}, lag {:.2} (switches at {})",
+            migration.to, migration.lag, migration.lag_limit
+        ));
+    }
     if !status.guest.qemu.is_empty() {
         let guest = &status.guest;
         lines.push(format!(
