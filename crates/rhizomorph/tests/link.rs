@@ -52,6 +52,32 @@ async fn both_directions_and_many_channels_at_once() {
     back.await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_latency_counts_the_way_that_arrives_first_is_taken() {
+    let options = Options { balancing: Balancing::LatencyOptimized, ..Options::default() };
+    let group = Group::create().unwrap();
+    let listener = Listener::bind(&[LOOPBACK.parse().unwrap()], group.issue("far").unwrap(), options).await.unwrap();
+    let direct = listener.addresses()[0];
+    let proxy = Proxy::new(direct).await;
+    proxy.set(Mood::Late);
+    let ends = link_through(vec![proxy.address, direct], listener, &group, 2, options).await;
+    let round_trips = || ends.near.stats().connections.iter().filter(|c| c.rtt_us.is_some()).count();
+    until("both round trips are measured", || round_trips() == 2).await;
+    let sent = |remote| {
+        let connections = ends.near.stats().connections;
+        connections.iter().find(|c| c.remote == remote).map(|c| (c.sent_bytes, c.rtt_us.unwrap_or_default())).unwrap()
+    };
+    let before = sent(proxy.address).0;
+    for number in 0..200 {
+        ends.near.send(1, Priority::Bulk, vec![pattern(number, 2000)]).await.unwrap();
+        assert!(ends.far.recv().await.unwrap().payload == pattern(number, 2000));
+    }
+    let (late, near) = (sent(proxy.address), sent(direct));
+    println!("bytes sent and round trip in µs: {late:?} over the late way, {near:?} over the other");
+    assert!(late.1 > 80_000, "the proxy is late: {late:?}");
+    assert!(late.0 - before < 200 * 2000 / 10 && near.0 > 200 * 2000 * 9 / 10, "{late:?} {near:?}");
+}
+
 #[tokio::test]
 async fn a_peer_of_another_group_is_told_so() {
     let (ours, theirs) = (Group::create().unwrap(), Group::create().unwrap());

@@ -1,4 +1,4 @@
-//! A TCP proxy that can stop reading, flip bits and cut.
+//! A TCP proxy that can stop reading, be late, flip bits and cut.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,11 +15,16 @@ pub enum Mood {
     Honest,
     /// Reads nothing any more.
     Stalled,
+    /// Hands on each piece [`DELAY`] after it came.
+    Late,
     /// Flips one bit, then is honest again.
     Flip,
     /// Ends every connection and lets no new one through.
     Cut,
 }
+
+/// How late a late proxy is, each way.
+pub const DELAY: Duration = Duration::from_millis(50);
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -76,6 +81,9 @@ async fn pipe(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp:
         let Ok(length @ 1..) = read else { return };
         if mood.compare_exchange(Mood::Flip as u8, Mood::Honest as u8, SeqCst, SeqCst).is_ok() {
             buffer[length / 2] ^= 1;
+        }
+        if mood.load(SeqCst) == Mood::Late as u8 {
+            tokio::time::sleep(DELAY).await;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
