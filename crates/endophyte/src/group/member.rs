@@ -437,6 +437,7 @@ impl Member {
     }
 
     fn on_peer_down(&mut self, peer: &Name, out: &mut Vec<Output>) {
+        self.target_lost(peer, out);
         if self.core.is_primary() {
             self.core.peer_lost(peer, out);
             self.core.sync_failed(peer);

@@ -63,6 +63,17 @@ impl Member {
         }
     }
 
+    /// The connection with a member broke: what was on its way to that one is given up.
+    pub(super) fn target_lost(&mut self, peer: &Name, out: &mut Vec<Output>) {
+        let target = match &self.migration {
+            Some(Migration::Converging { to, .. } | Migration::Pausing { to, .. }) => to,
+            _ => return,
+        };
+        if target == peer && self.abort_migration(out) {
+            out.push(Output::Answer(Err(format!("the connection with {peer} broke; the VM goes on here"))));
+        }
+    }
+
     /// An epoch was sealed: what is known of the target's lag is of the past.
     pub(super) fn lag_is_stale(&mut self) {
         self.lag.stale = true;
@@ -265,6 +276,8 @@ mod tests {
         assert!(!pauses(&all) && pair.member.migration.is_none());
         let again = pair.input(Input::Command(Command::Migrate { to: "b".into(), within_us: SECOND_US }));
         assert!(answer(&again).is_none(), "{again:?}");
+        let lost = pair.input(Input::PeerDown("b".into()));
+        assert!(answer(&lost).is_some_and(Result::is_err) && pair.member.migration.is_none(), "{lost:?}");
     }
 
     #[test]

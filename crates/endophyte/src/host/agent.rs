@@ -105,6 +105,8 @@ pub(super) enum Event {
     Started(Box<Result<Primary, HostError>>),
     /// What ran here is gone.
     Cleared,
+    /// The backups that the document lists: where each is reached, and its place in the list.
+    Listed(Vec<(Vec<SocketAddr>, usize)>),
     Call(Call),
 }
 
@@ -565,6 +567,7 @@ impl Agent {
                 self.part = Part::None;
                 self.prepare();
             }
+            Event::Listed(hosts) => self.listed(hosts),
             Event::Call(call) => self.on_call(call),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Agent;
+use super::{Agent, Event};
 use crate::clock::monotonic;
 use crate::group::{Change, Command};
 use crate::host::links::Peer;
@@ -43,11 +43,19 @@ impl Agent {
         self.wanted.keys().find(of).and_then(|addresses| self.wanted.get(addresses)).copied()
     }
 
-    /// The hosts that the document lists are this one's to choose from, too, when the guest has come here.
-    pub(super) fn want_listed(&mut self) {
+    /// The hosts that the document lists are this one's to choose from, too, when the guest has come here. Names are looked
+    /// up elsewhere: that may take long.
+    pub(super) fn want_listed(&self) {
         let Some(nodes) = self.assembly.as_ref().map(|assembly| assembly.backups().nodes.clone()) else { return };
-        for (place, node) in nodes.iter().enumerate() {
-            let Ok(addresses) = crate::host::addresses(node) else { continue };
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            let known = |(place, node): (usize, &String)| Some((crate::host::addresses(node).ok()?, place));
+            let _ = events.send(Event::Listed(nodes.iter().enumerate().filter_map(known).collect()));
+        });
+    }
+
+    pub(super) fn listed(&mut self, hosts: Vec<(Vec<SocketAddr>, usize)>) {
+        for (addresses, place) in hosts {
             if !addresses.iter().any(|one| self.place.listen.contains(one)) {
                 self.wanted.entry(addresses).or_insert(Wanted { witness: false, place: Some(place) });
             }
