@@ -28,12 +28,17 @@ pub fn output(command: &mut Command) -> Output {
 }
 
 /// Polls until the condition holds; panics with its last complaint after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, what, condition)
+}
+
+/// The same with a limit of its own.
+pub fn eventually_within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
     let begun = tokio::time::Instant::now();
     loop {
         match condition() {
             Ok(value) => return value,
-            Err(complaint) if begun.elapsed() > PATIENCE => panic!("{what}: {complaint}"),
+            Err(complaint) if begun.elapsed() > limit => panic!("{what}: {complaint}"),
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }

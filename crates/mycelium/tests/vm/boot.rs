@@ -6,9 +6,9 @@ use std::process::Output;
 use mycelium_endophyte::machine::kvm_works;
 use serde_json::Value;
 
-use crate::common::eventually;
+use crate::common::{eventually, eventually_within};
 use crate::console::speak;
-use crate::guests::{VM, bootable_image, run_vm, shut_down};
+use crate::guests::{BOOTS, VM, bootable_image, run_vm, shut_down};
 use crate::lab::{Lab, METRICS, parts, said};
 use crate::numbers::Client;
 use crate::random::Random;
@@ -43,6 +43,7 @@ fn a_disk_boots_and_outlives_its_host() {
     let client = Client::start(&lab, &mut random);
     lab.protected(VM, 2);
     lab.fast("a");
+    eventually_within(BOOTS, "the guest boots", || if client.heard() > 0 { Ok(()) } else { Err("silence".to_owned()) });
     client.goes_on();
     let log = lab.host("a").log();
     for backup in ["b", "c"] {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::common::{command, eventually, run};
+use crate::common::{PATIENCE, command, eventually, eventually_within, run};
 use crate::lab::{CLIENT, GUEST, Lab, said};
 use crate::numbers::Client;
 use crate::random::Random;
@@ -59,6 +59,9 @@ pub fn bootable_image() -> &'static Path {
         image
     })
 }
+
+/// Firmware, a boot loader and a kernel: on a busy machine a translated guest that is checkpointed meanwhile takes long.
+pub const BOOTS: Duration = Duration::from_secs(3 * PATIENCE.as_secs());
 
 /// A manifest of the examples.
 pub fn example(name: &str) -> String {
@@ -140,7 +143,7 @@ pub fn user_data(lab: &Lab) -> String {
     let socket = lab.at_client(|| UdpSocket::bind((CLIENT, 0)));
     socket.set_read_timeout(Some(Duration::from_secs(1))).expect("read timeout");
     let mut answer = [0; 2048];
-    let length = eventually("the guest tells its user data", || {
+    let length = eventually_within(BOOTS, "the guest tells its user data", || {
         let _ = socket.send_to(b"seed", (GUEST, 7778));
         socket.recv(&mut answer).map_err(|error| error.to_string())
     });

@@ -210,6 +210,8 @@ impl Drop for Lab {
                 eprintln!("---- log of {}\n{}", host.name, host.log());
                 for vm in VmRoot::of(&host.dir).names().unwrap_or_default() {
                     eprintln!("---- {vm} on {}: {:#?}", host.name, host.status(&vm));
+                    let console = std::fs::read(VmRoot::of(&host.dir).vm(&vm).file("console.log")).unwrap_or_default();
+                    eprintln!("---- console of {vm} on {}\n{}", host.name, String::from_utf8_lossy(&console));
                 }
             }
             host.kill();

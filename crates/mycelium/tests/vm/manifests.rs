@@ -12,14 +12,16 @@ const USER_DATA: &str = "#cloud-config\nhostname: seeded\n";
 /// What a small machine has for them.
 const SMALL: [&str; 8] = ["--cpus", "1", "--memory", "96Mi", "--disk-size", "32Mi", "--buffer", "64Mi"];
 
-/// The state of a machine that has two backups in sync, all of them over so many connections.
-fn connected(lab: &Lab, vm: &str, connections: usize) -> Status {
+/// The state of a machine that has two backups in sync, each over so many connections, and treats its output like this.
+fn connected(lab: &Lab, vm: &str, connections: usize, mode: &str) -> Status {
     lab.protected(vm, 2);
-    eventually("each backup has its connections", || {
+    eventually("each backup has its connections, and output its mode", || {
         let (_, status) = lab.primary(vm).ok_or("no primary")?;
         let counts: Vec<usize> =
             status.peers.iter().map(|peer| peer.connections.as_array().map_or(0, Vec::len)).collect();
-        if counts == [connections; 2] { Ok(status) } else { Err(format!("{counts:?}")) }
+        // A host whose lease is over for a moment, as on a busy machine, holds output whatever the mode.
+        let mode_now = status.egress.mode.clone();
+        if counts == [connections; 2] && mode_now == mode { Ok(status) } else { Err(format!("{counts:?}, {mode_now}")) }
     })
 }
 
@@ -41,8 +43,8 @@ fn both_examples_run_with_smaller_sizes() {
 
     let legacy = example("legacy-app-vm.yaml");
     run_vm(&mut lab, "a", &["b", "c"], &[&["-f", legacy.as_str()], &SMALL[..]].concat());
-    let status = connected(&lab, "legacy-app-vm", 3);
-    assert_eq!((status.egress.mode.as_str(), status.buffer.limit_bytes), ("output-commit", 64 << 20));
+    let status = connected(&lab, "legacy-app-vm", 3, "output-commit");
+    assert_eq!(status.buffer.limit_bytes, 64 << 20);
     assert_eq!(user_data(&lab), USER_DATA);
     let log = lab.host("a").log();
     assert!(!log.contains("warning: "), "{log}");
@@ -65,8 +67,7 @@ fn both_examples_run_with_smaller_sizes() {
     lab.forget_guest();
     let game = example("game-server-vm.yaml");
     run_vm(&mut lab, "a", &["b", "c"], &[&["-f", game.as_str()], &SMALL[..]].concat());
-    let status = connected(&lab, "game-server-vm", 5);
-    assert_eq!(status.egress.mode, "at-once");
+    connected(&lab, "game-server-vm", 5, "at-once");
     assert!(user_data(&lab).contains("No such file"), "it has no seed");
     let log = lab.host("a").log();
     for warning in [

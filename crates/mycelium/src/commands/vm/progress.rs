@@ -32,7 +32,7 @@ impl Bars {
             let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
             all.add(ProgressBar::new(STEPS as u64)).with_style(style).with_prefix(who.clone())
         });
-        bar.set_message(format!("{:.0} %, {text}", part * 100.0));
+        bar.set_message(format!("{} %, {text}", percent(*part)));
         bar.set_position((part * STEPS) as u64);
         if *part >= 1.0 {
             bar.finish();
@@ -45,8 +45,13 @@ impl Bars {
         let words: String = progress.text.chars().filter(|letter| !letter.is_ascii_digit()).collect();
         let news = format!("{} {words}", (progress.part * 10.0) as u32);
         if self.said.get(&progress.who) != Some(&news) {
-            eprintln!("{}: {:.0} %, {}", progress.who, progress.part * 100.0, progress.text);
+            eprintln!("{}: {} %, {}", progress.who, percent(progress.part), progress.text);
             self.said.insert(progress.who.clone(), news);
         }
     }
+}
+
+/// Rounded down: all of it is only what is all of it.
+fn percent(part: f64) -> u32 {
+    (part * 100.0 + 1e-9) as u32
 }
