@@ -36,9 +36,10 @@ pub(crate) fn userfault_of_stopped(_pid: u32) -> io::Result<OwnedFd> {
 #[cfg(target_arch = "x86_64")]
 fn explain(error: io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(libc::ENOSYS) => {
-            io::Error::new(io::ErrorKind::Unsupported, "this kernel was built without userfaultfd (CONFIG_USERFAULTFD)")
-        }
+        Some(libc::ENOSYS) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no userfaultfd: Linux 6.7 or newer is needed, built with CONFIG_USERFAULTFD",
+        ),
         Some(libc::EPERM) => io::Error::new(
             io::ErrorKind::PermissionDenied,
             "userfaultfd is forbidden here; run as root or allow it (sysctl vm.unprivileged_userfaultfd, a container's seccomp profile)",

@@ -84,11 +84,12 @@ pub struct Userfault {
 impl Userfault {
     /// Asks for asynchronous write-protection. Fails with `Unsupported` on a kernel older than 6.7.
     pub fn new(descriptor: OwnedFd) -> io::Result<Userfault> {
-        let mut argument = ApiArgument {
-            api: UFFD_API,
-            features: FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC,
-            ioctls: 0,
-        };
+        Userfault::with(descriptor, FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC)
+    }
+
+    /// A kernel refuses features that it does not know.
+    fn with(descriptor: OwnedFd, features: u64) -> io::Result<Userfault> {
+        let mut argument = ApiArgument { api: UFFD_API, features, ioctls: 0 };
         let request = read_write::<ApiArgument>(0xAA, 0x3F);
         call(descriptor.as_raw_fd(), request, &mut argument).map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => io::Error::new(
@@ -180,14 +181,18 @@ impl PageScanner {
         let outcome = unsafe { libc::ioctl(self.pagemap.as_raw_fd(), request, std::ptr::from_mut(argument)) };
         match usize::try_from(outcome) {
             Ok(count) => Ok(count),
-            Err(_) => Err(match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENOTTY) => io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "this kernel has no PAGEMAP_SCAN: Linux 6.7 or newer is needed",
-                ),
-                error => error,
-            }),
+            Err(_) => Err(no_scan(io::Error::last_os_error())),
         }
+    }
+}
+
+/// What a refused scan means.
+fn no_scan(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOTTY) => {
+            io::Error::new(io::ErrorKind::Unsupported, "this kernel has no PAGEMAP_SCAN: Linux 6.7 or newer is needed")
+        }
+        _ => error,
     }
 }
 
@@ -231,6 +236,25 @@ fn find_mapping(maps: &str, device: u64, inode: u64, length: u64) -> Option<Rang
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// To a kernel before 6.7 what we ask for is a feature that it has never heard of; so is the highest bit to every kernel.
+    #[test]
+    fn an_old_kernel_is_named_with_the_one_that_is_needed() {
+        let mut command = crate::process::command("/bin/true");
+        command.stdin(std::process::Stdio::null());
+        let (mut child, descriptor) = crate::bound::spawn_with_userfault(command, Vec::new()).unwrap();
+        let error = Userfault::with(descriptor, FEATURE_WP_ASYNC | 1 << 63).unwrap_err();
+        child.wait().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("Linux 6.7 or newer is needed"), "{error}");
+
+        // An ioctl that a pagemap does not know.
+        let mut file = PageScanner::new(std::process::id()).unwrap();
+        file.pagemap = File::open("/dev/null").unwrap();
+        let error = file.take_written(0..PAGE_BYTES, 0, |_| ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("Linux 6.7 or newer is needed"), "{error}");
+    }
 
     #[test]
     fn a_mapping_in_pieces_is_put_together() {

@@ -219,7 +219,7 @@ const PERFORMANCE: &[Field] = &[
         &["sriov"],
         Shape::Flag,
         "false",
-        "a virtual function of the network card; reported where the host has none",
+        "a virtual function of the network card: accepted, reported as not supported, and a tap is used",
     ),
 ];
 

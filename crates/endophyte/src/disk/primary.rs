@@ -66,7 +66,7 @@ pub struct DiskStats {
     pub written: u64,
     /// In so many writes, zeroed ranges included.
     pub writes: u64,
-    /// How often the guest asked for what it wrote to be durable.
+    /// Requests for what was written to be durable, QEMU's own included.
     pub flushes: u64,
 }
 
@@ -343,7 +343,7 @@ impl Disk {
         if self.is_protected() { Ok(()) } else { self.shared.file.sync() }
     }
 
-    /// Counts a flush of the guest; whether it costs nothing.
+    /// Counts a flush; whether it costs nothing.
     pub(super) fn flush_asked(&self) -> bool {
         let mut state = self.state();
         state.stats.flushes += 1;

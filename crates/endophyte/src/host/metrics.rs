@@ -134,9 +134,12 @@ const MACHINE: &[Metric<Status>] = &[
     metric("vm_disk_written_bytes_total", Counter, "Bytes that the guest wrote to its disk.", |s| {
         Some(s.disk.written_bytes as f64)
     }),
-    metric("vm_disk_flushes_total", Counter, "Times the guest asked for its writes to be durable.", |s| {
-        Some(s.disk.flushes as f64)
-    }),
+    metric(
+        "vm_disk_flushes_total",
+        Counter,
+        "Requests for writes to be durable, the guest's and QEMU's own at each checkpoint.",
+        |s| Some(s.disk.flushes as f64),
+    ),
     metric("vm_disk_waits_total", Counter, "Writes that waited for the end of an epoch that held too much.", |s| {
         Some(s.disk.waits as f64)
     }),

@@ -182,7 +182,7 @@ pub struct Disk {
     pub writes: u64,
     /// Bytes written.
     pub written_bytes: u64,
-    /// How often the guest asked for what it wrote to be durable.
+    /// Requests for what was written to be durable: the guest's, and QEMU's own at each checkpoint.
     pub flushes: u64,
     /// Bytes written in the present epoch.
     pub log_bytes: u64,
