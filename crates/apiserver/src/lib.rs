@@ -59,4 +59,5 @@ pub use auth::Identity;
 pub use body::Body;
 pub use error::ApiError;
 pub use pki::{CertKey, Pki, PkiError};
+pub use mycelium_kinds::admission::Patience;
 pub use server::{ApiServer, Config, NodeService};

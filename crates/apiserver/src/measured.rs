@@ -113,7 +113,9 @@ fn metrics(cx: &Context<'_>, summary: &Value, object: &Value) -> Option<Value> {
         answer["containers"] = usages.into_iter().map(|(name, usage)| json!({"name": name, "usage": usage})).collect();
         containers[0]
     } else {
-        let node = Some(&summary["node"]).filter(|node| node["nodeName"] == *name)?;
+        // One of several nodes, or the only one.
+        let nodes = summary["nodes"].as_array().into_iter().flatten().chain([&summary["node"]]);
+        let node = nodes.into_iter().find(|node| node["nodeName"] == *name)?;
         answer["usage"] = usage(node)?;
         node
     };

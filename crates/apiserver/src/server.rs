@@ -14,6 +14,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use ipnet::Ipv4Net;
 use mycelium_api::env::Env;
+use mycelium_kinds::admission::Patience;
 use mycelium_store::{CommitError, Committed, Op, Store};
 use tokio::sync::{OnceCell, watch};
 use tower::util::BoxCloneSyncService;
@@ -52,6 +53,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// Where requests are noted down, if anywhere.
     pub audit: Option<AuditLog>,
+    /// How long pods may stay on nodes that are unwell, unless they say otherwise.
+    pub patience: Patience,
     /// The node agent, if it is known already; see [`ApiServer::set_node`].
     pub node: Option<NodeService>,
     /// A folder for files without a name.
@@ -63,7 +66,8 @@ impl Config {
     pub fn new(store: Store, env: Env, pki: Pki) -> Self {
         let service_cidr = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12);
         let scratch = std::env::temp_dir();
-        Self { store, env, pki, service_cidr, node_ports: (30_000, 32_767), audit: None, node: None, scratch }
+        let (node_ports, patience) = ((30_000, 32_767), Patience::default());
+        Self { store, env, pki, service_cidr, node_ports, audit: None, patience, node: None, scratch }
     }
 }
 
@@ -84,6 +88,7 @@ pub struct Inner {
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: (u16, u16),
     pub(crate) scratch: PathBuf,
+    pub(crate) patience: Patience,
     pub(crate) node: OnceLock<NodeService>,
     pub(crate) shutdown: watch::Sender<bool>,
     bootstrapped: OnceCell<()>,
@@ -171,6 +176,7 @@ impl ApiServer {
                 service_cidr: config.service_cidr,
                 node_ports: config.node_ports,
                 scratch: config.scratch,
+                patience: config.patience,
                 node,
                 shutdown: watch::Sender::new(false),
                 bootstrapped: OnceCell::new(),

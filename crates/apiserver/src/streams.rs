@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -18,6 +18,9 @@ use crate::error::{ApiError, Subject};
 use crate::request::{Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::{Inner, NodeService};
+
+/// The header that tells the node's service which node is meant. What a client puts there is overwritten.
+pub const NODE_HEADER: &str = "x-mycelium-node";
 
 /// Whether a path is answered by a node.
 pub fn is_stream(path: &ResourcePath) -> bool {
@@ -42,6 +45,8 @@ pub async fn forward(
     let missing = || ApiError::NotFound(Subject::new("", &path.resource, &path.name));
     let object = codec::parse_entry(&server.store.get(&key).ok_or_else(missing)?)?;
     let query = Query::parse(request.uri().query());
+    let node = if path.resource == "nodes" { object["metadata"]["name"].as_str() } else { host(&object) };
+    let node = node.and_then(|name| HeaderValue::from_str(name).ok());
     let target = match (path.resource.as_str(), path.subresource.as_str()) {
         ("nodes", _) => with_query(format!("/{}", path.rest), request.uri().query()),
         ("pods", "proxy") | ("services", "proxy") => {
@@ -52,6 +57,10 @@ pub async fn forward(
             host(&object).ok_or_else(|| ApiError::bad(format!("pod {} does not have a host assigned", path.name)))?;
             pod_target(path, subresource, &object, &query)?
         }
+    };
+    match node {
+        Some(node) => request.headers_mut().insert(NODE_HEADER, node),
+        None => request.headers_mut().remove(NODE_HEADER),
     };
     *request.uri_mut() = target.parse::<Uri>().map_err(|e| ApiError::bad(e.to_string()))?;
     let node = server.node.get().cloned().ok_or_else(|| ApiError::Unavailable("the node is not running".into()))?;

@@ -33,6 +33,8 @@ pub mod stream;
 pub mod volumes;
 pub mod write;
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
@@ -42,10 +44,18 @@ use tokio::task::JoinSet;
 pub use context::{Caches, Context};
 
 /// Settings of the controllers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Certificate of the cluster's authority (PEM), published in every namespace; none publishes nothing.
     pub root_ca: Option<String>,
+    /// A node that is not heard of for so long is taken for lost.
+    pub node_grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { root_ca: None, node_grace: node_lifecycle::plan::GRACE }
+    }
 }
 
 /// Runs the scheduler and every controller until the future is dropped, which stops them all.
@@ -71,7 +81,7 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(namespace::start(&context));
     tasks.spawn(garbage::start(&context));
     tasks.spawn(service_account::start(&context, options.root_ca));
-    tasks.spawn(node_lifecycle::start(&context));
+    tasks.spawn(node_lifecycle::start(&context, options.node_grace));
     tasks.spawn(pod_gc::start(&context));
     tasks.spawn(volumes::start(&context));
     tasks.spawn(volumes::ephemeral::start(&context));

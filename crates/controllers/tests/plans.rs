@@ -180,7 +180,7 @@ fn nodes() {
     each_case("nodes", |given| {
         let node: Node = read(&given["node"]);
         let silence = Duration::from_secs(given["silentSeconds"].as_u64().unwrap_or(0));
-        let conditions = node_lifecycle::plan::conditions(&node, silence, now());
+        let conditions = node_lifecycle::plan::conditions(&node, silence, node_lifecycle::plan::GRACE, now());
         let taints = node_lifecycle::plan::taints(&node, given["evict"] == json!(true), now());
         let held = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
         let stays: serde_json::Map<_, _> = read_all::<Pod>(&given["pods"])

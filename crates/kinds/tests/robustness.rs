@@ -236,7 +236,7 @@ proptest! {
     fn helpers_never_panic(given in object(), other in value()) {
         let mut pod = given.clone();
         admission::apply_service_account(&mut pod, &other, "abcde");
-        admission::add_default_tolerations(&mut pod);
+        admission::add_default_tolerations(&mut pod, admission::Patience::default());
         let _ = admission::apply_priority(&mut pod, Some(&other).filter(|class| class.is_object()));
         admission::limit_range::apply_defaults(&mut pod, &other);
         let _ = admission::limit_range::check_pod(&pod, &other);

@@ -1,7 +1,12 @@
 //! The one place where child processes start (invariant 5 of ARCHITECTURE.md).
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns};
 
 /// A command to run `program`, with no inherited environment but `PATH`.
 #[allow(clippy::disallowed_methods, reason = "this is the home of process creation")]
@@ -12,6 +17,14 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
         command.env("PATH", path);
     }
     command
+}
+
+/// Starts `command` inside a network namespace.
+pub fn enter_network(command: &mut Command, namespace: Arc<OwnedFd>) {
+    let enter = move || Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?);
+    // SAFETY: between fork and exec it makes one system call, which allocates nothing and takes no lock; the
+    // descriptor is open because the closure owns it.
+    unsafe { command.pre_exec(enter) };
 }
 
 /// Keeps every descriptor but the standard ones from child processes. A long-lived parent calls it at start, for

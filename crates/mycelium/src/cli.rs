@@ -54,6 +54,8 @@ enum Verb {
     Wait(commands::wait::Args),
     /// Load, pull, list and remove images.
     Image(commands::image::Args),
+    /// Show, switch and drain the nodes.
+    Node(commands::node::Args),
     /// Give people access: a certificate, a kubeconfig, a role.
     User(commands::user::Args),
     /// Run virtual machines that survive the loss of their host.
@@ -97,6 +99,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Delete(args) => commands::delete::run(args),
         Verb::Wait(args) => commands::wait::run(args),
         Verb::Image(args) => commands::image::run(args),
+        Verb::Node(args) => commands::node::run(args),
         Verb::User(args) => commands::user::run(args),
         Verb::Vm(args) => commands::vm::run(args),
         Verb::Backup(args) => commands::backup::run(args),

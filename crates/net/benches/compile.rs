@@ -30,6 +30,7 @@ fn cluster() -> Cluster {
             serving: true,
             terminating: false,
             hostname: None,
+            node: None,
         };
         let ports = vec![SlicePort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8080 }];
         cluster

@@ -36,6 +36,10 @@ pub struct Service {
     pub load_balancer: bool,
     /// Wants an address of somebody else's load balancer.
     pub foreign_balancer: bool,
+    /// Its virtual address leads to endpoints of the client's node only.
+    pub internal_local: bool,
+    /// Its node ports lead to endpoints of the node only.
+    pub external_local: bool,
     /// Sources that may use that address; all if empty.
     pub source_ranges: Vec<Ipv4Net>,
     /// Addresses its status shows.
@@ -94,6 +98,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Its host name below the service's name.
     pub hostname: Option<String>,
+    /// The node it is on, if that is known.
+    pub node: Option<Arc<str>>,
 }
 
 /// A port of the node that belongs to a pod.
@@ -109,6 +115,8 @@ pub struct HostPort {
     pub pod_ip: Ipv4Addr,
     /// The pod's port.
     pub container_port: u16,
+    /// The pod's node.
+    pub node: Arc<str>,
 }
 
 /// Everything that is known.
@@ -136,10 +144,11 @@ impl Cluster {
     }
 
     /// Where new connections to a port of a service go: to the ready endpoints, or if there is none, to those that end
-    /// but still answer. Sorted, without duplicates.
-    pub fn backends(&self, service: &ObjectName, port: &ServicePort) -> Vec<(Ipv4Addr, u16)> {
+    /// but still answer; with `node`, only to those on it. Sorted, without duplicates.
+    pub fn backends(&self, service: &ObjectName, port: &ServicePort, node: Option<&str>) -> Vec<(Ipv4Addr, u16)> {
+        let near = |endpoint: &Endpoint| node.is_none() || endpoint.node.as_deref() == node;
         let pick = |wanted: fn(&Endpoint) -> bool| {
-            let found = self.endpoints(service).filter(|(_, endpoint)| wanted(endpoint));
+            let found = self.endpoints(service).filter(|(_, endpoint)| wanted(endpoint) && near(endpoint));
             let mut found: Vec<_> =
                 found.filter_map(|(slice, endpoint)| Some((endpoint.address, slice.number(port)?))).collect();
             found.sort_unstable();
@@ -155,11 +164,11 @@ impl Cluster {
         self.namespaces.get(&(String::new(), namespace.to_owned())).is_some_and(|labels| selector.matches(labels))
     }
 
-    /// Gives the pods of this node the addresses they really have: they have one before their status shows it, and none
+    /// Gives the pods of nodes, of which these are the ranges, the addresses they really have: they have one before their status shows it, and none
     /// any more while it still does.
-    pub fn place(&mut self, range: Ipv4Net, assigned: &BTreeMap<String, Ipv4Addr>) {
+    pub fn place(&mut self, ranges: &[Ipv4Net], assigned: &BTreeMap<String, Ipv4Addr>) {
         for pod in self.pods.values_mut() {
-            let shown = pod.ip.filter(|ip| !range.contains(ip));
+            let shown = pod.ip.filter(|ip| !ranges.iter().any(|range| range.contains(ip)));
             let ip = assigned.get(&pod.uid).copied().or(shown);
             if pod.ip != ip {
                 Arc::make_mut(pod).ip = ip;
@@ -205,6 +214,7 @@ impl Endpoint {
             serving: conditions.serving.unwrap_or(ready),
             terminating: conditions.terminating.unwrap_or(false),
             hostname: endpoint.hostname.clone().filter(|name| !name.is_empty()),
+            node: endpoint.node_name.as_deref().map(Arc::from),
         })
     }
 }
@@ -225,6 +235,8 @@ impl Service {
             headless: cluster_ip == "None",
             external_name: spec.external_name.filter(|_| kind == "ExternalName"),
             external_ips: parsed(spec.external_ips.as_ref()),
+            internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             load_balancer: kind == "LoadBalancer" && spec.load_balancer_class.is_none(),
             foreign_balancer: kind == "LoadBalancer" && spec.load_balancer_class.is_some(),
             source_ranges: parsed(spec.load_balancer_source_ranges.as_ref()),

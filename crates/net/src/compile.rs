@@ -9,7 +9,8 @@
 //!  input, forward, output: what is still addressed to a service or an absent pod is rejected at once; then policies
 //! ```
 //!
-//! Services keep the client's address: there is one node, so every answer passes the translation on its way back.
+//! Services keep the client's address wherever every answer passes the translation on its way back: always when there is
+//! one node. With several, each compiles the same cluster for itself, and [`detour`] tells where a client must be hidden.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -46,8 +47,14 @@ const MIN_PICKERS: usize = 16;
 pub struct Site {
     /// Names of interfaces and table.
     pub names: Names,
-    /// Range of the pods.
+    /// The node's name; empty when everything is on one.
+    pub node: String,
+    /// Range of the node's pods.
     pub pod_cidr: Ipv4Net,
+    /// Range of all pods.
+    pub cluster_cidr: Ipv4Net,
+    /// The machine's address on the pod network, if the node's network hangs on the machine's.
+    pub machine: Option<Ipv4Addr>,
     /// The node's address on the pod network.
     pub gateway: Ipv4Addr,
     /// The cluster DNS address.
@@ -56,8 +63,10 @@ pub struct Site {
     pub kubernetes_ip: Ipv4Addr,
     /// Where the API server listens for pods.
     pub api: Option<SocketAddrV4>,
-    /// The node's address towards the world: what a load balancer service gets.
+    /// The node's address towards the world.
     pub node_ip: Ipv4Addr,
+    /// What a load balancer service gets: the machine's address towards the world.
+    pub balancer_ip: Ipv4Addr,
 }
 
 impl Site {
@@ -65,13 +74,27 @@ impl Site {
     pub fn new(config: &NetConfig, node_ip: Ipv4Addr) -> Self {
         Self {
             names: config.names(),
+            node: config.node.clone(),
             pod_cidr: config.pod_cidr,
+            cluster_cidr: config.cluster_cidr,
+            machine: config.uplink.map(|uplink| uplink.machine),
             gateway: config.gateway(),
             dns: config.dns(),
             kubernetes_ip: config.kubernetes_ip(),
             api: config.api,
             node_ip,
+            balancer_ip: node_ip,
         }
+    }
+
+    /// Whether a node of this name is this one.
+    pub fn is_here(&self, node: &str) -> bool {
+        self.node.is_empty() || self.node == node
+    }
+
+    /// The node's name, if it matters.
+    fn here(&self) -> Option<&str> {
+        Some(self.node.as_str()).filter(|node| !node.is_empty())
     }
 }
 
@@ -94,7 +117,7 @@ pub fn compile(site: &Site, cluster: &Cluster, previous: Option<&Ruleset>) -> Co
             out.service_port(cluster, name, service, port, balanced.get(name).copied());
         }
     }
-    for host_port in cluster.host_ports.values().flatten() {
+    for host_port in cluster.host_ports.values().flatten().filter(|port| site.is_here(&port.node)) {
         out.host_port(host_port);
     }
     out.pickers();
@@ -112,7 +135,7 @@ pub fn load_balancers(site: &Site, services: &BTreeMap<ObjectName, Service>) -> 
         let ports = || service.ports.iter().map(|port| (port.protocol, port.port));
         if ports().all(|port| !taken.contains(&port)) {
             taken.extend(ports());
-            given.insert(name.clone(), site.node_ip);
+            given.insert(name.clone(), site.balancer_ip);
         }
     }
     given
@@ -144,10 +167,23 @@ fn base(site: &Site) -> Ruleset {
     rules
 }
 
+/// A connection that comes from elsewhere and goes on to another node's pod must come back this way: its client is hidden
+/// behind this node's address. On the machine itself all that leaves the nodes comes back anyway, but for what one
+/// node's pod says to another's; and there the address is not the one on the pod network, which policies never judge.
+fn detour(site: &Site) -> Option<String> {
+    let (own, all) = (site.pod_cidr, site.cluster_cidr);
+    let (from, to) = match site.machine {
+        Some(_) => (String::new(), site.gateway),
+        None => (format!("ip saddr {all} "), site.node_ip),
+    };
+    let several = own != all;
+    several.then(|| format!("ct status dnat {from}ip saddr != {own} ip daddr {all} ip daddr != {own} snat to {to}"))
+}
+
 type BaseChain = (&'static str, Option<&'static str>, Vec<String>);
 
 fn base_chains(site: &Site, service: &str) -> Vec<BaseChain> {
-    let (gateway, pods, dns) = (site.gateway, site.pod_cidr, site.dns);
+    let (gateway, pods, dns) = (site.gateway, site.cluster_cidr, site.dns);
     let (anchor, ours) = (&site.names.anchor, site.names.wildcard());
     let undeliverable = format!("oifname \"{anchor}\" ip daddr != 224.0.0.0/4 goto refuse");
     // The interface in sight here is the one from before the translation.
@@ -167,12 +203,19 @@ fn base_chains(site: &Site, service: &str) -> Vec<BaseChain> {
         (
             "postrouting",
             Some("type nat hook postrouting priority 100 ;"),
-            vec![
+            [
                 format!("ct status dnat ip saddr . ip daddr @{HAIRPIN} snat to {gateway}"),
                 format!("oifname \"{ours}\" ip saddr 127.0.0.0/8 snat to {gateway}"),
                 format!("ip saddr {pods} oifname != \"lo\" oifname != \"{ours}\" masquerade"),
-                format!("ct status dnat {service} @{OUTSIDE} masquerade"),
-            ],
+                if site.machine.is_some() {
+                    format!("ct status dnat {service} @{OUTSIDE} snat to {gateway}")
+                } else {
+                    format!("ct status dnat {service} @{OUTSIDE} masquerade")
+                },
+            ]
+            .into_iter()
+            .chain(detour(site))
+            .collect(),
         ),
         (
             "filter_input",
@@ -219,10 +262,11 @@ impl Compiler<'_> {
         }
     }
 
-    fn backends(&self, cluster: &Cluster, name: &ObjectName, port: &ServicePort) -> Vec<Backend> {
+    /// All backends of a port, or only those on this node.
+    fn backends(&self, cluster: &Cluster, name: &ObjectName, port: &ServicePort, near: bool) -> Vec<Backend> {
         match self.site.api {
             Some(api) if *name == kubernetes_name() => vec![(*api.ip(), api.port())],
-            _ => cluster.backends(name, port),
+            _ => cluster.backends(name, port, self.site.here().filter(|_| near)),
         }
     }
 
@@ -236,30 +280,55 @@ impl Compiler<'_> {
     ) {
         let Some(cluster_ip) = service.cluster_ip else { return };
         let (protocol, number) = (port.protocol, port.port);
-        let backends = self.backends(cluster, name, port);
-        let addresses = service.external_ips.iter().copied();
-        if backends.is_empty() {
-            // The virtual address and node ports need no rule: nothing answers there, and that is told at once.
-            for address in addresses.chain(balancer) {
-                self.element(REFUSED, Key::Frontend(address, protocol, number), Value::None);
-            }
-            return;
+        let knows_nodes = self.site.here().is_some();
+        let (inside_near, outside_near) =
+            (knows_nodes && service.internal_local, knows_nodes && service.external_local);
+        let all = self.path(cluster, name, service, port, false);
+        let near = if inside_near || outside_near { self.path(cluster, name, service, port, true) } else { None };
+        let inside = if inside_near { &near } else { &all };
+        let outside = if outside_near { &near } else { &all };
+        // Without a path, the virtual address and node ports need no rule: nothing answers there, and that is told at once.
+        if let Some(path) = inside {
+            self.frontend(cluster_ip, protocol, number, path);
         }
-        self.return_paths(protocol, &backends);
-        let path = match service.affinity_s {
-            Some(seconds) => Path::Chain(self.affinity(name, port, seconds, &backends), backends),
-            None => Path::Slots(backends),
-        };
-        for address in std::iter::once(cluster_ip).chain(addresses) {
-            self.frontend(address, protocol, number, &path);
+        for address in &service.external_ips {
+            self.entrance(*address, protocol, number, outside.as_ref());
         }
         if let Some(address) = balancer {
-            let key = Key::Frontend(address, protocol, number);
-            self.frontend(address, protocol, number, &path);
-            self.limit(name, port, service, key);
+            // All nodes' clients keep their address here, so that it may send them to any node.
+            self.entrance(address, protocol, number, all.as_ref());
+            self.limit(name, port, service, Key::Frontend(address, protocol, number));
         }
-        if let Some(node_port) = port.node_port {
-            self.node_port(protocol, node_port, &path);
+        if let (Some(node_port), Some(path)) = (port.node_port, outside) {
+            self.node_port(protocol, node_port, path);
+        }
+    }
+
+    /// How packets for a port get to its backends; none if it has none.
+    fn path(
+        &mut self,
+        cluster: &Cluster,
+        name: &ObjectName,
+        service: &Service,
+        port: &ServicePort,
+        near: bool,
+    ) -> Option<Path> {
+        let backends = self.backends(cluster, name, port, near);
+        if backends.is_empty() {
+            return None;
+        }
+        self.return_paths(port.protocol, &backends);
+        Some(match service.affinity_s {
+            Some(seconds) => Path::Chain(self.affinity(name, port, seconds, &backends, near), backends),
+            None => Path::Slots(backends),
+        })
+    }
+
+    /// An address that is not the service's own, where others might answer if we did not.
+    fn entrance(&mut self, address: Ipv4Addr, protocol: Protocol, port: u16, path: Option<&Path>) {
+        match path {
+            Some(path) => self.frontend(address, protocol, port, path),
+            None => self.element(REFUSED, Key::Frontend(address, protocol, port), Value::None),
         }
     }
 
@@ -348,7 +417,7 @@ impl Compiler<'_> {
     fn return_paths(&mut self, protocol: Protocol, backends: &[Backend]) {
         for (address, port) in backends {
             self.element(HAIRPIN, Key::Pair(*address, *address), Value::None);
-            let local = self.site.pod_cidr.contains(address) || *address == self.site.node_ip || address.is_loopback();
+            let local = self.site.cluster_cidr.contains(address) || *address == self.site.node_ip || address.is_loopback();
             if !local {
                 self.element(OUTSIDE, Key::Frontend(*address, protocol, *port), Value::None);
             }
@@ -356,8 +425,16 @@ impl Compiler<'_> {
     }
 
     /// A set of clients and a chain for each backend, and the chain that chooses among them.
-    fn affinity(&mut self, name: &ObjectName, port: &ServicePort, seconds: u32, backends: &[Backend]) -> Arc<str> {
-        let base = format!("{}/{}/{}-{}", name.0, name.1, port.protocol, port.port);
+    fn affinity(
+        &mut self,
+        name: &ObjectName,
+        port: &ServicePort,
+        seconds: u32,
+        backends: &[Backend],
+        near: bool,
+    ) -> Arc<str> {
+        let suffix = if near { "/near" } else { "" };
+        let base = format!("{}/{}/{}-{}{suffix}", name.0, name.1, port.protocol, port.port);
         let (mut known, mut random) = (Vec::new(), Vec::new());
         for (index, (address, number)) in backends.iter().enumerate() {
             let clients: Arc<str> = format!("clients/{base}/{address}-{number}").into();

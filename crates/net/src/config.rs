@@ -10,13 +10,45 @@ const MAX_PREFIX_LEN: u8 = 28;
 /// Position of the cluster DNS address in the service range, as in every Kubernetes distribution.
 const DNS_OFFSET: u32 = 10;
 
+/// A cluster's range is divided among so many nodes, …
+pub const NODES_MAX: u32 = 16;
+const NODE_BITS: u8 = NODES_MAX.ilog2() as u8;
+/// … unless their parts would be smaller than this: then there is one node, which has all of it.
+const NODE_PREFIX_MAX: u8 = 24;
+
+/// How a node with a network namespace of its own reaches everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The node's number, part of its link's name.
+    pub number: u32,
+    /// The machine's address on the pod network, to which everything is sent.
+    pub machine: Ipv4Addr,
+}
+
+/// The part of a cluster's range that is the node's with this number, from 1. None if there is no such part.
+pub fn node_range(cluster: Ipv4Net, number: u32) -> Option<Ipv4Net> {
+    let prefix = cluster.prefix_len() + NODE_BITS;
+    if prefix > NODE_PREFIX_MAX {
+        return (number == 1).then_some(cluster);
+    }
+    let size = 1u32 << (32 - prefix);
+    let at = (1..=NODES_MAX).contains(&number).then(|| nth(cluster, (number - 1) * size))?;
+    Ipv4Net::new(at, prefix).ok()
+}
+
 /// Everything the network of one engine is made of.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
     /// The engine's instance id: six hexadecimal digits, the prefix of all names on the machine.
     pub instance: String,
-    /// Range of the pods' addresses. The first one is the node's own on the pod network.
+    /// The node's name; endpoints and host ports are told apart by it. When empty, everything is on this node.
+    pub node: String,
+    /// Range of the addresses of the node's pods. The first one is the node's own on the pod network.
     pub pod_cidr: Ipv4Net,
+    /// Range of the addresses of all nodes' pods; may be no more than this node's.
+    pub cluster_cidr: Ipv4Net,
+    /// For a node with a network namespace of its own: where its packets for everybody else go.
+    pub uplink: Option<Uplink>,
     /// Range of the services' addresses.
     pub service_cidr: Ipv4Net,
     /// Address of the cluster DNS; the tenth of the service range unless given.
@@ -36,7 +68,10 @@ impl NetConfig {
     pub fn new(instance: &str, pod_cidr: Ipv4Net, service_cidr: Ipv4Net) -> Self {
         Self {
             instance: instance.to_owned(),
+            node: String::new(),
             pod_cidr: pod_cidr.trunc(),
+            cluster_cidr: pod_cidr.trunc(),
+            uplink: None,
             service_cidr: service_cidr.trunc(),
             dns_ip: None,
             api: None,
@@ -44,6 +79,15 @@ impl NetConfig {
             cluster_domain: "cluster.local".to_owned(),
             host_resolv_conf: "/etc/resolv.conf".into(),
         }
+    }
+
+    /// The configuration of the node with this number and name, whose network hangs on the machine's, which this is.
+    /// Numbers count from 1, which is the machine itself. None when the cluster's range has no room for it.
+    pub fn of_node(&self, number: u32, name: &str) -> Option<Self> {
+        let pod_cidr = node_range(self.cluster_cidr, number)?;
+        let uplink = (number > 1).then(|| Uplink { number, machine: self.gateway() });
+        let dns_ip = Some(self.dns());
+        Some(Self { node: name.to_owned(), pod_cidr, uplink, dns_ip, ..self.clone() })
     }
 
     /// The node's address on the pod network: the first of the pod range. The API server listens there for pods.
@@ -72,13 +116,13 @@ impl NetConfig {
         if self.instance.len() != 6 || !self.instance.bytes().all(hex) {
             return Err(ConfigError::Instance(self.instance.clone()));
         }
-        for (flag, range) in [("--pod-cidr", self.pod_cidr), ("--service-cidr", self.service_cidr)] {
+        for (flag, range) in [("--pod-cidr", self.cluster_cidr), ("--service-cidr", self.service_cidr)] {
             if range.prefix_len() > MAX_PREFIX_LEN || range.prefix_len() < 8 {
                 return Err(ConfigError::Size { flag, range });
             }
         }
-        if overlaps(self.pod_cidr, self.service_cidr) {
-            return Err(ConfigError::Overlap { pods: self.pod_cidr, services: self.service_cidr });
+        if overlaps(self.cluster_cidr, self.service_cidr) {
+            return Err(ConfigError::Overlap { pods: self.cluster_cidr, services: self.service_cidr });
         }
         if !self.service_cidr.contains(&self.dns()) {
             return Err(ConfigError::Dns { address: self.dns(), range: self.service_cidr });
@@ -166,9 +210,23 @@ impl Names {
         if digits.len() < 4 { None } else { u32::from_str_radix(digits, 16).ok() }
     }
 
+    /// The machine's end of the link to a node with a network namespace of its own.
+    pub fn link(&self, number: u32) -> String {
+        format!("{}n{number:02}", self.prefix)
+    }
+
+    /// The node's end of that link.
+    pub fn uplink(&self) -> String {
+        format!("{}up", self.prefix)
+    }
+
     /// Whether an interface belongs to the instance.
     pub fn owns(&self, interface: &str) -> bool {
-        interface == self.anchor || self.pod_offset(interface).is_some()
+        let is_link = || {
+            let rest = interface.strip_prefix(&self.prefix).unwrap_or_default();
+            rest == "up" || rest.strip_prefix('n').is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        interface == self.anchor || self.pod_offset(interface).is_some() || is_link()
     }
 
     /// Matches the instance's interfaces in a rule.
@@ -201,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn nodes_divide_the_range_among_them() {
+        let range = |cluster: &str, number| node_range(cluster.parse().unwrap(), number).map(|r| r.to_string());
+        assert_eq!(range("10.244.0.0/16", 1).as_deref(), Some("10.244.0.0/20"));
+        assert_eq!(range("10.244.0.0/16", 16).as_deref(), Some("10.244.240.0/20"));
+        assert_eq!(range("10.244.0.0/16", 17), None);
+        assert_eq!(range("10.244.0.0/24", 1).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(range("10.244.0.0/24", 2), None);
+        let machine = config("10.244.0.0/16", "10.96.0.0/16").of_node(1, "a").unwrap();
+        let second = machine.of_node(2, "b").unwrap();
+        assert_eq!(machine.uplink, None);
+        assert_eq!(second.uplink, Some(Uplink { number: 2, machine: Ipv4Addr::new(10, 244, 0, 1) }));
+        assert_eq!(second.gateway(), Ipv4Addr::new(10, 244, 16, 1));
+    }
+
+    #[test]
     fn unusable_ranges_name_the_option() {
         let overlap = config("10.96.0.0/16", "10.96.0.0/12").validate().unwrap_err().to_string();
         assert!(overlap.contains("--pod-cidr") && overlap.contains("--service-cidr"), "{overlap}");
@@ -214,6 +287,7 @@ mod tests {
         assert_eq!(names.pod_offset(&names.pod(2)), Some(2));
         assert_eq!(names.pod_offset(&names.anchor), None);
         assert!(!names.owns("myffffff0002"));
+        assert!(names.owns(&names.link(16)) && names.owns(&names.uplink()) && !names.owns("mya1b2c3nx"));
         assert_eq!(Names::instance_of_anchor("mya1b2c3gw"), Some("a1b2c3"));
     }
 }

@@ -21,7 +21,7 @@ pub struct Conflict {
 /// The first route of somebody else that overlaps one of our ranges.
 pub fn find(config: &NetConfig, names: &Names, links: &[Link], routes: &[Route]) -> Result<(), Conflict> {
     let by_index: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
-    let ranges = [("pod", config.pod_cidr, "--pod-cidr"), ("service", config.service_cidr, "--service-cidr")];
+    let ranges = [("pod", config.cluster_cidr, "--pod-cidr"), ("service", config.service_cidr, "--service-cidr")];
     for route in routes.iter().filter(|route| route.to.prefix_len() > 0) {
         let interface = by_index.get(&route.index).copied().unwrap_or("");
         if names.owns(interface) {

@@ -28,6 +28,9 @@ pub enum NetError {
         /// The configured ranges.
         wanted: String,
     },
+    /// A node's network is described as if it were the machine's.
+    #[error("the node {0} has no link to the machine")]
+    NoUplink(String),
     /// No address is left.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),

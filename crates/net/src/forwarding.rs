@@ -50,9 +50,9 @@ fn faces_outside(name: &str) -> bool {
     name != "lo" && Names::instance_of_anchor(name).is_none() && !is_pod_end(name)
 }
 
-/// Whether this is the host's end of a pod's pair, of any instance.
+/// Whether this is the host's end of a pod's pair or of a node's link, of any instance.
 fn is_pod_end(name: &str) -> bool {
-    name.get(2..8).is_some_and(|id| Names::new(id).pod_offset(name).is_some())
+    name.get(2..8).is_some_and(|id| Names::new(id).owns(name))
 }
 
 /// Sets the switch of an interface that may have gone. The file also ends receive offloads that break forwarding.

@@ -52,10 +52,13 @@ pub fn setup(config: &NetConfig, names: &Names) -> Result<Host, NetError> {
     let mut socket = open()?;
     let links = link::links(&mut socket).map_err(NetError::io("list the network interfaces"))?;
     let routes = link::routes(&mut socket).map_err(NetError::io("list the routes"))?;
-    conflict::find(config, names, &links, &routes)?;
     let pods = adopt(names, &links);
+    // In a network namespace of our own nobody else has routes, and we have switched forwarding on ourselves.
+    if config.uplink.is_none() {
+        conflict::find(config, names, &links, &routes)?;
+        forwarding::enable(&links).map_err(NetError::io("switch forwarding on"))?;
+    }
     make_anchor(config, names, &mut socket, &links, &pods)?;
-    forwarding::enable(&links).map_err(NetError::io("switch forwarding on"))?;
     Ok(Host { pods, mtu: mtu(&links, &routes) })
 }
 
@@ -73,7 +76,7 @@ fn adopt(names: &Names, links: &[Link]) -> BTreeMap<u32, String> {
 }
 
 fn describe(config: &NetConfig) -> String {
-    format!("--pod-cidr {} --service-cidr {} dns {}", config.pod_cidr, config.service_cidr, config.dns())
+    format!("--pod-cidr {} --service-cidr {} dns {}", config.cluster_cidr, config.service_cidr, config.dns())
 }
 
 fn make_anchor(
@@ -109,15 +112,17 @@ fn make_anchor(
         .and_then(|link| link.map(|link| link.index).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)))
         .map_err(NetError::io(format!("find the bridge {}", names.anchor)))?;
     let via = Via { index, gateway: None, source: Some(config.gateway()) };
-    socket
-        .batch(&[
-            link::address(index, config.gateway()),
-            link::address(index, config.dns()),
-            link::route(config.pod_cidr, via),
-            link::route(config.service_cidr, via),
-            link::configure(&names.anchor, Some(&wanted), &[]),
-        ])
-        .map_err(failed())
+    let mut requests = vec![
+        link::address(index, config.gateway()),
+        link::route(if config.uplink.is_some() { config.pod_cidr } else { config.cluster_cidr }, via),
+        link::route(config.service_cidr, via),
+    ];
+    if config.uplink.is_none() {
+        // The machine answers DNS for all nodes.
+        requests.push(link::address(index, config.dns()));
+    }
+    requests.push(link::configure(&names.anchor, Some(&wanted), &[]));
+    socket.batch(&requests).map_err(failed())
 }
 
 /// The largest packet of the interface that the default route uses.

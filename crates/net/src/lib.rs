@@ -42,9 +42,10 @@ pub mod resolv;
 pub mod ruleset;
 mod sync;
 pub mod tracker;
+mod uplink;
 
 pub use check::{Missing, check};
-pub use config::NetConfig;
+pub use config::{NODES_MAX, NetConfig, node_range};
 pub use error::NetError;
 pub use host::parse_range;
 pub use network::{Network, PodNet, teardown};

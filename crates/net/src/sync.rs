@@ -8,9 +8,10 @@
 
 use std::future::pending;
 use std::io::ErrorKind;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::{BoxStream, SelectAll, select_all};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ApiService};
@@ -74,6 +75,30 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Brings this node's rules in line with the cluster.
+    async fn program(self, cluster: Arc<Cluster>, guard: Guard) -> Result<(), NetError> {
+        let (site, network) = (self.site(), self.clone());
+        blocking(move || network.inside(|| network.programmer().program(&site, &cluster))).await?;
+        self.inner.guard.send_replace(guard);
+        Ok(())
+    }
+
+    /// Whether the kernel holds the rules that we put there. If not, they will all be set anew.
+    fn is_intact(&self) -> bool {
+        let mut programmer = self.programmer();
+        let intact = programmer.intact().unwrap_or(false);
+        if !intact {
+            programmer.forget();
+        }
+        intact
+    }
+
+    fn programmer(&self) -> MutexGuard<'_, Programmer> {
+        self.inner.programmer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn watches(client: &Client) -> SelectAll<BoxStream<'static, Result<Update, watcher::Error>>> {
     let config = || watcher::Config::default();
     let services = watcher(Api::<ApiService>::all(client.clone()), config()).default_backoff();
@@ -95,7 +120,6 @@ struct Loop {
     client: Client,
     shared: Shared,
     tracker: Tracker,
-    programmer: Programmer,
     /// When to program next.
     due: Option<Instant>,
     last: Option<Instant>,
@@ -104,13 +128,11 @@ struct Loop {
 
 async fn follow(network: Network, client: Client, shared: Shared) {
     let mut updates = watches(&client);
-    let programmer = Programmer::new(network.inner.names.table.clone());
     let mut state = Loop {
         network,
         client,
         shared,
         tracker: Tracker::default(),
-        programmer,
         due: None,
         last: None,
         retry: RETRY_MIN,
@@ -166,33 +188,20 @@ impl Loop {
     async fn program(&mut self) {
         self.due = None;
         self.last = Some(Instant::now());
+        let networks = self.network.all();
         let mut cluster = self.tracker.cluster.clone();
         if !cluster.policies.is_empty() {
-            let assigned = self.network.pods().into_iter().collect();
-            cluster.place(self.network.inner.config.pod_cidr, &assigned);
+            let assigned = networks.iter().flat_map(Network::pods).collect();
+            let ranges: Vec<_> = networks.iter().map(|network| network.inner.config.pod_cidr).collect();
+            cluster.place(&ranges, &assigned);
         }
         let guard = Guard::of(&cluster);
         let cluster = Arc::new(cluster);
         *self.shared.write().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
-        let site = self.network.site();
-        let table = self.network.inner.names.table.clone();
-        let mut programmer = std::mem::replace(&mut self.programmer, Programmer::new(table));
-        let wanted = load_balancers(&site, &cluster.services);
-        let done = blocking(move || {
-            let result = programmer.program(&site, &cluster);
-            Ok((programmer, result))
-        })
-        .await;
-        match done {
-            Ok((programmer, result)) => {
-                self.programmer = programmer;
-                if result.is_ok() {
-                    self.network.inner.guard.send_replace(guard);
-                }
-                self.settle(result);
-            }
-            Err(e) => self.settle(Err(e)),
-        }
+        let wanted = load_balancers(&self.network.site(), &cluster.services);
+        let all = networks.into_iter().map(|network| network.program(cluster.clone(), guard.clone()));
+        let result = join_all(all).await.into_iter().collect::<Result<(), NetError>>();
+        self.settle(result);
         self.publish(&wanted.into_keys().collect::<Vec<_>>()).await;
     }
 
@@ -212,24 +221,21 @@ impl Loop {
 
     /// Compares the kernel's rules with ours, and forwarding with what we need, and repairs.
     async fn check(&mut self) {
-        let (names, table) = (self.network.inner.names.clone(), self.network.inner.names.table.clone());
-        let programmer = std::mem::replace(&mut self.programmer, Programmer::new(table));
-        let done = blocking(move || {
-            let repaired = host::repair(&names);
-            let intact = programmer.intact().unwrap_or(false);
-            Ok((programmer, intact, repaired))
-        })
-        .await;
-        let Ok((programmer, intact, repaired)) = done else { return };
-        self.programmer = programmer;
-        if let Err(e) = repaired {
+        let names = self.network.inner.names.clone();
+        if let Err(e) = blocking(move || host::repair(&names)).await {
             tracing::warn!(error = &e as &dyn std::error::Error, "forwarding for pods could not be checked");
         }
         // Before the cluster is known, an earlier run's rules are in force.
-        if !intact && self.tracker.complete() {
-            tracing::warn!("the service rules were changed by something else; setting them anew");
-            self.programmer.forget();
-            self.want();
+        if !self.tracker.complete() {
+            return;
+        }
+        for network in self.network.all() {
+            let name = network.inner.config.node.clone();
+            let intact = blocking(move || network.inside(|| Ok(network.is_intact()))).await;
+            if matches!(intact, Ok(false)) {
+                tracing::warn!(node = name, "the service rules were changed by something else; setting them anew");
+                self.want();
+            }
         }
     }
 

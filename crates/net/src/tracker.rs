@@ -213,6 +213,7 @@ fn host_ports(pod: &core::Pod) -> Option<Vec<HostPort>> {
         return None;
     }
     let pod_ip = status.pod_ip.as_ref()?.parse().ok()?;
+    let node: Arc<str> = spec.node_name.as_deref().unwrap_or_default().into();
     let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.is_some());
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     let found: Vec<HostPort> = ports
@@ -223,6 +224,7 @@ fn host_ports(pod: &core::Pod) -> Option<Vec<HostPort>> {
                 protocol: Protocol::parse(port.protocol.as_deref()),
                 pod_ip,
                 container_port: u16::try_from(port.container_port).ok()?,
+                node: node.clone(),
             })
         })
         .collect();

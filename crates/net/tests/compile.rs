@@ -71,6 +71,52 @@ fn objects_become_the_expected_rules() {
     }
 }
 
+/// Of three endpoints, one is on the second node, one on the first, and one somewhere.
+const ENDPOINTS: &str = r#"
+- {kind: Service, apiVersion: v1, metadata: {name: web, namespace: d}, spec: {type: NodePort, clusterIP: 10.96.0.20,
+   POLICIES ports: [{name: http, port: 80, nodePort: 30080}]}}
+- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4,
+   metadata: {name: web-1, namespace: d, labels: {kubernetes.io/service-name: web}}, ports: [{name: http, port: 8080}],
+   endpoints: [{addresses: [10.244.0.7], nodeName: a}, {addresses: [10.244.16.7], nodeName: b}, {addresses: [10.244.32.7]}]}
+- {kind: Pod, apiVersion: v1, metadata: {name: p, namespace: d}, status: {phase: Running, podIP: 10.244.16.9},
+   spec: {nodeName: b, containers: [{name: c, ports: [{containerPort: 80, hostPort: 8000}]}]}}
+"#;
+
+fn rules_of(number: u32, name: &str, policies: &str) -> String {
+    let machine = NetConfig::new("a1b2c3", "10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap());
+    let config = machine.of_node(1, "a").unwrap().of_node(number, name).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), ENDPOINTS.replace("POLICIES", policies)).unwrap();
+    let rules = compile(&Site::new(&config, config.gateway()), &load(file.path()), None).rules;
+    diff(&Ruleset::default(), &rules).render("t")
+}
+
+#[test]
+fn each_node_compiles_the_cluster_for_itself() {
+    let (first, second) = (rules_of(1, "a", ""), rules_of(2, "b", ""));
+    for rules in [&first, &second] {
+        for backend in ["10.244.0.7", "10.244.16.7", "10.244.32.7"] {
+            assert!(rules.contains(&format!("{backend} . 8080")), "{backend} is reached from everywhere:\n{rules}");
+        }
+    }
+    assert!(!first.contains("10.244.16.9 . 80") && second.contains("10.244.16.9 . 80"), "host ports are the node's own");
+    let hidden = "ip saddr != 10.244.16.0/20 ip daddr 10.244.0.0/16 ip daddr != 10.244.16.0/20 snat to 10.244.16.1";
+    assert!(second.contains(&format!("ct status dnat {hidden}")), "{second}");
+    assert!(first.contains("ct status dnat ip saddr 10.244.0.0/16 ip saddr != 10.244.0.0/20"), "{first}");
+    assert!(second.contains("ip saddr 10.244.0.0/16 oifname != \"lo\" oifname != \"mya1b2c3*\" masquerade"), "{second}");
+}
+
+#[test]
+fn local_policies_keep_to_the_node() {
+    let near = rules_of(2, "b", "internalTrafficPolicy: Local,");
+    assert!(near.contains("10.96.0.20 . tcp . 80 . 0 : 10.244.16.7 . 8080"), "{near}");
+    assert!(!near.contains("10.96.0.20 . tcp . 80 . 1"), "{near}");
+    assert!(near.contains("tcp . 30080 . 2"), "node ports lead everywhere:\n{near}");
+    let outer = rules_of(2, "b", "externalTrafficPolicy: Local,");
+    assert!(outer.contains("10.96.0.20 . tcp . 80 . 2"), "{outer}");
+    assert!(outer.contains("tcp . 30080 . 0 : 10.244.16.7 . 8080") && !outer.contains("tcp . 30080 . 1"), "{outer}");
+}
+
 fn nft(input: &str) {
     use std::io::Write;
     let mut child = command("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
@@ -164,6 +210,7 @@ fn slice() -> impl Strategy<Value = Slice> {
         serving,
         terminating,
         hostname: None,
+        node: None,
     });
     let port = (1u16..4, protocol(), 8000u16..8003).prop_map(|(name, protocol, port)| SlicePort {
         name: format!("p{name}"),
@@ -182,6 +229,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         protocol,
         pod_ip,
         container_port: 8080,
+        node: "".into(),
     });
     (
         prop::collection::btree_map(name(), service(), 0..5),

@@ -225,6 +225,7 @@ fn cluster(world: &Scene) -> Cluster {
     for (index, (space, label, web)) in world.pods.iter().enumerate() {
         let pod = model::Pod {
             uid: format!("uid-{index}"),
+            node: String::new(),
             labels: BTreeMap::from([("app".to_owned(), LABELS[*label].to_owned())]),
             ip: Some(address(index)),
             ports: vec![model::NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, number: *web }],

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -128,6 +129,10 @@ impl PodNetwork for Network {
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move { self.detach_pod(uid).await.map_err(|e| chain(&e)) })
+    }
+
+    fn namespace(&self) -> Option<Arc<OwnedFd>> {
+        Network::namespace(self)
     }
 
     fn resolv_conf(&self, namespace: &str, spec: &PodSpec) -> String {

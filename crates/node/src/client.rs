@@ -45,6 +45,16 @@ impl Shim {
 
     /// Starts the shim of a pod; its folder need not exist.
     pub async fn start(dir: &Path, sandbox: &Sandbox, command: &ShimCommand) -> Result<(Self, Watch), ShimError> {
+        Self::start_in(None, dir, sandbox, command).await
+    }
+
+    /// Starts the shim of a pod in a network namespace that is not this process's.
+    pub async fn start_in(
+        network: Option<Arc<OwnedFd>>,
+        dir: &Path,
+        sandbox: &Sandbox,
+        command: &ShimCommand,
+    ) -> Result<(Self, Watch), ShimError> {
         let failed = |error: &dyn std::fmt::Display| ShimError::Start(error.to_string());
         std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join(SANDBOX), serde_json::to_vec(sandbox).map_err(io::Error::from)?)?;
@@ -56,6 +66,9 @@ impl Shim {
         let mut process = mycelium_linux::process::command(program);
         process.args(arguments).arg(dir).stdin(Stdio::from(OwnedFd::from(listener)));
         process.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
+        if let Some(network) = network {
+            mycelium_linux::process::enter_network(&mut process, network);
+        }
         let mut child = tokio::process::Command::from(process).spawn().map_err(|e| failed(&e))?;
         let shim = Self::at(dir);
         // The kernel accepts on the socket from now on; the shim answers when the sandbox is made.

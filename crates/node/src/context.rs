@@ -37,6 +37,8 @@ pub struct Context {
     pub seccomp: PathBuf,
     /// The engine's id on this machine.
     pub instance: String,
+    /// The node's number on this machine.
+    pub number: u32,
     /// How shims are started.
     pub shim: ShimCommand,
     /// The node's addresses.
@@ -56,9 +58,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// The cgroup of everything that belongs to this engine.
+    /// The cgroup of everything that belongs to this node.
     pub fn cgroup(&self) -> String {
-        cgroup_of(&self.instance)
+        cgroup_of_node(&self.instance, self.number)
     }
 
     /// What the API object of a pod does not know.
@@ -131,6 +133,12 @@ impl Context {
         services.extend(server);
         Ok(services)
     }
+}
+
+/// The cgroup of everything that belongs to a node. The first node's are beside those of the others.
+pub fn cgroup_of_node(instance: &str, number: u32) -> String {
+    let all = cgroup_of(instance);
+    if number == 1 { all } else { format!("{all}/node-{number}") }
 }
 
 /// The cgroup of everything that belongs to an engine.

@@ -27,5 +27,5 @@ pub mod shim;
 pub mod spec;
 pub mod volumes;
 
-pub use node::{Node, NodeConfig, NodeError, teardown};
+pub use node::{Node, NodeConfig, NodeError, cut_power, folder_of, held_network, pod_folders, teardown};
 pub use service::NodeService;

@@ -1,6 +1,8 @@
 //! What the node needs of a pod network.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::PodSpec;
@@ -12,6 +14,11 @@ pub trait PodNetwork: Send + Sync + 'static {
 
     /// Takes the pod off. Fine when it is not there.
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// The network namespace that is the node's own network; none where that is the one this process is in.
+    fn namespace(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
 
     /// The pod's `/etc/resolv.conf`.
     fn resolv_conf(&self, namespace: &str, spec: &PodSpec) -> String;

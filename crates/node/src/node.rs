@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use mycelium_linux::cgroup::Hierarchies;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client::{Shim, ShimCommand};
-use crate::context::{Context, cgroup_of};
+use crate::context::{Context, cgroup_of, cgroup_of_node};
 use crate::events::Events;
 use crate::image::ImageSource;
 use crate::machine;
@@ -31,6 +32,10 @@ use crate::service::Looks;
 use crate::shim::protocol::{PID, Request};
 use crate::volumes::ObjectKind;
 
+/// The folder of a node's pods.
+const PODS: &str = "pods";
+/// The folder of all nodes' folders but the first's.
+const NODES: &str = "nodes";
 /// The most pods of a node.
 const PODS_MAX: u32 = 250;
 /// How often images nobody uses are looked for.
@@ -50,10 +55,18 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where the folders of volumes are: one place for all nodes of a machine.
     pub volumes: PathBuf,
+    /// Where profiles of `seccompProfile.localhostProfile` are: one place too.
+    pub seccomp: PathBuf,
     /// The engine's id on this machine.
     pub instance: String,
+    /// The node's number on this machine, from 1. The first also does what is to be done once for all nodes.
+    pub number: u32,
     /// The node's name.
     pub name: String,
+    /// Labels besides those that every node has. What a user has made of them stays.
+    pub labels: BTreeMap<String, String>,
+    /// How often the node says that it lives.
+    pub renew: Duration,
     /// The node's addresses.
     pub ips: Vec<String>,
     /// The range of the pods' addresses.
@@ -103,13 +116,14 @@ pub(crate) struct Inner {
     inventory: Arc<Inventory>,
     data_dir: PathBuf,
     name: String,
+    renew: Duration,
     pub(crate) looks: Looks,
 }
 
 impl Node {
     /// A node; nothing happens before [`Node::run`], but its service answers.
     pub fn new(config: NodeConfig) -> Result<Self, NodeError> {
-        let pods = config.data_dir.join("pods");
+        let pods = config.data_dir.join(PODS);
         // Logs, volumes and control sockets are nobody else's business.
         let private = fs::create_dir_all(&pods)
             .and_then(|()| fs::set_permissions(&pods, std::os::unix::fs::PermissionsExt::from_mode(0o700)));
@@ -119,7 +133,7 @@ impl Node {
             name: config.name.clone(),
             ips: config.ips.clone(),
             pod_cidr: config.pod_cidr,
-            labels: BTreeMap::new(),
+            labels: config.labels,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory,
             disk_bytes: crate::register::disk(&config.data_dir).0,
@@ -135,8 +149,9 @@ impl Node {
             network: config.network,
             pods,
             volumes: config.volumes,
-            seccomp: config.data_dir.join("seccomp"),
+            seccomp: config.seccomp,
             instance: config.instance,
+            number: config.number,
             shim: config.shim,
             host: Host { ips: config.ips },
             cluster_domain: config.cluster_domain,
@@ -146,7 +161,7 @@ impl Node {
             events,
         };
         let (data_dir, name, looks) = (config.data_dir, config.name, Looks::default());
-        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, data_dir, name, looks };
+        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, data_dir, name, renew: config.renew, looks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -159,10 +174,12 @@ impl Node {
         let node = registrar.register().await.map_err(NodeError::Register)?;
         tracing::info!(node = inner.name, "the node is ready");
         let mut tasks = JoinSet::new();
-        tasks.spawn(registrar.keep(node));
+        tasks.spawn(registrar.keep(node, inner.renew));
         tasks.spawn(follow(inner.clone()));
-        tasks.spawn(collect_images(inner.clone()));
-        tasks.spawn(crate::volumes::reclaim::run(ctx));
+        if ctx.number == 1 {
+            tasks.spawn(collect_images(inner.clone()));
+            tasks.spawn(crate::volumes::reclaim::run(ctx));
+        }
         tokio::select! {
             biased;
             () = shutdown => {}
@@ -171,6 +188,16 @@ impl Node {
         tasks.shutdown().await;
         self.abandon();
         Ok(())
+    }
+
+    /// Whether it runs this pod. The uid may be left open.
+    pub fn has(&self, namespace: &str, name: &str) -> bool {
+        self.inner.find(namespace, name, None).is_some()
+    }
+
+    /// Every image that some container of its pods uses.
+    pub fn images_in_use(&self) -> Vec<String> {
+        self.inner.workers().values().flat_map(|handle| images_of(&handle.shared.borrow())).collect()
     }
 
     /// Ends all work on pods, which run on.
@@ -282,8 +309,7 @@ fn sweep(inner: &Arc<Inner>, listed: &BTreeSet<String>) {
 async fn collect_images(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(IMAGES_EVERY).await;
-        let used: Vec<String> =
-            inner.workers().values().flat_map(|handle| images_of(&handle.shared.borrow())).collect();
+        let used = Node { inner: inner.clone() }.images_in_use();
         inner.ctx.images.collect(&used).await;
     }
 }
@@ -344,12 +370,27 @@ async fn news<K: kube::Resource>(
     }
 }
 
+/// The folder of a node's data, below the engine's.
+pub fn folder_of(data_dir: &Path, number: u32) -> PathBuf {
+    if number == 1 { data_dir.to_owned() } else { data_dir.join(NODES).join(number.to_string()) }
+}
+
+/// What is in a folder, if it is there.
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The folders of the pods of all nodes of an engine.
+pub fn pod_folders(data_dir: &Path) -> Vec<PathBuf> {
+    let nodes = std::iter::once(data_dir.to_owned()).chain(entries(&data_dir.join(NODES)));
+    nodes.flat_map(|node| entries(&node.join(PODS))).collect()
+}
+
 /// Ends every pod of an engine that does not run, and removes what is left of them on the machine.
 pub async fn teardown(data_dir: &Path, instance: &str) -> Result<(), NodeError> {
-    let pods = data_dir.join("pods");
     let mut ends = JoinSet::new();
-    for entry in fs::read_dir(&pods).into_iter().flatten().flatten() {
-        ends.spawn(end_pod(entry.path()));
+    for folder in pod_folders(data_dir) {
+        ends.spawn(end_pod(folder));
     }
     while ends.join_next().await.is_some() {}
     let group = cgroup_of(instance);
@@ -357,13 +398,44 @@ pub async fn teardown(data_dir: &Path, instance: &str) -> Result<(), NodeError> 
         Hierarchies::get().kill(&group);
         Hierarchies::get().remove(&group).map_err(|source| NodeError::Folder { path: group.into(), source })
     });
-    removed
-        .await
-        .unwrap_or_else(|e| Err(NodeError::Folder { path: pods.clone(), source: std::io::Error::other(e) }))?;
-    match fs::remove_dir_all(&pods) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(NodeError::Folder { path: pods, source }),
-        _ => Ok(()),
+    let failed = |path: &Path, source| NodeError::Folder { path: path.to_owned(), source };
+    removed.await.unwrap_or_else(|e| Err(failed(data_dir, std::io::Error::other(e))))?;
+    for path in [data_dir.join(PODS), data_dir.join(NODES)] {
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, source)),
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+/// Kills all that runs on a node whose agent does not run, at once and without a word to anybody: its power is cut. What
+/// is on its disk stays. Blocking.
+pub fn cut_power(data_dir: &Path, instance: &str, number: u32) -> std::io::Result<()> {
+    for folder in entries(&data_dir.join(PODS)) {
+        if let Some(pid) = shim_of(&folder) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    let all = cgroup_of_node(instance, number);
+    // The first node's group also holds those of the others.
+    let groups: Vec<String> = ["guaranteed", "burstable", "besteffort"].iter().map(|qos| format!("{all}/{qos}")).collect();
+    for group in &groups {
+        Hierarchies::get().kill(group);
+    }
+    groups.iter().try_for_each(|group| Hierarchies::get().remove(group))
+}
+
+/// The network namespace of a node, if one of its pods keeps it alive.
+pub fn held_network(data_dir: &Path) -> Option<OwnedFd> {
+    let shims = entries(&data_dir.join(PODS)).filter_map(|folder| shim_of(&folder));
+    shims.filter_map(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()).find_map(mycelium_linux::netns::held_by)
+}
+
+/// The shim of a pod's folder, if it lives.
+fn shim_of(dir: &Path) -> Option<rustix::process::Pid> {
+    let pid = fs::read_to_string(dir.join(PID)).ok().and_then(|text| text.trim().parse().ok());
+    pid.and_then(rustix::process::Pid::from_raw).filter(|pid| is_shim_of(*pid, dir))
 }
 
 async fn end_pod(dir: PathBuf) {

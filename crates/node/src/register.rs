@@ -19,7 +19,8 @@ use crate::pod::status::RUNTIME;
 pub const KUBELET_VERSION: &str = "v1.35.0+mycelium";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECS: u32 = 40;
-const RENEW: Duration = Duration::from_secs(10);
+/// How often the node says that it lives, unless it is to be missed sooner.
+pub const RENEW: Duration = Duration::from_secs(10);
 /// The status is written when it changes, and this often.
 const STATUS_EVERY: u32 = 30;
 /// A disk fuller than this is under pressure.
@@ -36,7 +37,7 @@ pub struct Inventory {
     pub ips: Vec<String>,
     /// Its range of pod addresses.
     pub pod_cidr: Option<String>,
-    /// Further labels.
+    /// Further labels, which are a user's to change.
     pub labels: BTreeMap<String, String>,
     /// Processors.
     pub cpus: usize,
@@ -205,7 +206,10 @@ impl Registrar {
                         self.since.insert(kind, (condition.status == "True", at));
                     }
                 }
-                let patch = json!({"metadata": {"labels": inventory.labels()}});
+                let held = old.metadata.labels.unwrap_or_default();
+                let mut labels = inventory.labels();
+                labels.retain(|key, _| !(inventory.labels.contains_key(key) && held.contains_key(key)));
+                let patch = json!({"metadata": {"labels": labels}});
                 api.patch(&inventory.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
         }
@@ -228,13 +232,13 @@ impl Registrar {
     }
 
     /// Renews the lease and writes the status now and then, for ever.
-    pub async fn keep(mut self, node: Node) {
+    pub async fn keep(mut self, node: Node, renew: Duration) {
         let mut beats = 0;
         loop {
             if let Err(error) = self.renew(&node).await {
                 tracing::warn!(%error, "cannot renew the node's lease; trying again");
             }
-            tokio::time::sleep(RENEW).await;
+            tokio::time::sleep(renew).await;
             beats += 1;
             let changed = pressures(&self.data_dir)
                 .iter()

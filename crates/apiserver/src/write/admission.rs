@@ -133,7 +133,7 @@ fn pod(cx: &Context<'_>, pod: &mut Value) -> Result<(), ApiError> {
     }
     service_account(cx, pod)?;
     priority(cx, pod)?;
-    admission::add_default_tolerations(pod);
+    admission::add_default_tolerations(pod, cx.server.patience);
     runtime_class(cx, pod)?;
     topology_labels(cx, pod)?;
     let faults = ranges.iter().flat_map(|range| admission::limit_range::check_pod(pod, range)).collect();

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::cache::Key;
 use crate::context::Context;
 use crate::events::Type;
-use crate::objects::{is_ready, name, seconds};
+use crate::objects::{is_ready, is_terminal, name, seconds};
 use crate::write::{Delete, Error, Part};
 use plan::Stay;
 
@@ -30,8 +30,8 @@ struct Heard {
     at: Instant,
 }
 
-/// Returns the controller's work.
-pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
+/// Returns the controller's work. A node that is not heard of for `grace` is taken for lost.
+pub fn start(context: &Context, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     context.caches.nodes.subscribe(move |change| {
@@ -48,13 +48,13 @@ pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
         let mut heard = BTreeMap::new();
         loop {
             listen(&context, &mut heard);
-            if let Err(error) = look(&context, &heard).await {
+            if let Err(error) = look(&context, &heard, grace).await {
                 tracing::debug!(error = error.message(), "node not brought up to date, will be tried again");
             }
             tokio::select! {
                 biased;
                 () = changed.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(EVERY.min(grace / 4)) => {}
             }
         }
     }
@@ -81,15 +81,15 @@ fn listen(context: &Context, heard: &mut BTreeMap<String, Heard>) {
     }
 }
 
-async fn look(context: &Context, heard: &BTreeMap<String, Heard>) -> Result<(), Error> {
+async fn look(context: &Context, heard: &BTreeMap<String, Heard>, grace: Duration) -> Result<(), Error> {
     let now = Instant::now();
     let silence =
         |node: &Node| heard.get(name(&node.metadata)).map_or(Duration::ZERO, |last| now.duration_since(last.at));
     let nodes = context.caches.nodes.all();
-    let any_healthy = nodes.iter().any(|node| plan::is_healthy(node, silence(node)));
+    let any_healthy = nodes.iter().any(|node| plan::is_healthy(node, silence(node), grace));
     let mut result = Ok(());
     for node in nodes {
-        let silent = silence(&node);
+        let silent = (silence(&node), grace);
         // One node that cannot be written must not keep the others from being looked after.
         if let Err(error) = tend(context, node, silent, any_healthy).await {
             result = Err(error);
@@ -98,11 +98,16 @@ async fn look(context: &Context, heard: &BTreeMap<String, Heard>) -> Result<(), 
     result
 }
 
-async fn tend(context: &Context, node: Arc<Node>, silence: Duration, any_healthy: bool) -> Result<(), Error> {
+async fn tend(
+    context: &Context,
+    node: Arc<Node>,
+    (silence, grace): (Duration, Duration),
+    any_healthy: bool,
+) -> Result<(), Error> {
     let cache = &context.caches.nodes;
     let now = context.env.now();
     let mut node = node.as_ref().clone();
-    if let Some(conditions) = plan::conditions(&node, silence, now) {
+    if let Some(conditions) = plan::conditions(&node, silence, grace, now) {
         let was_ready = plan::readiness(&node) == Some("True");
         let mut lost = node.clone();
         lost.status.get_or_insert_default().conditions = Some(conditions);
@@ -123,7 +128,29 @@ async fn tend(context: &Context, node: Arc<Node>, silence: Duration, any_healthy
             mark_unready(context, pod, now).await?;
         }
     }
+    if plan::is_written_off(&node) {
+        for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
+            write_off(context, pod).await?;
+        }
+    }
     evict(context, &pods, node.spec.and_then(|spec| spec.taints).unwrap_or_default(), now).await
+}
+
+/// Ends a pod that nobody is left to end, so that its successor may start.
+async fn write_off(context: &Context, pod: &Pod) -> Result<(), Error> {
+    if !is_terminal(pod) {
+        let mut failed = pod.clone();
+        failed.status.get_or_insert_default().phase = Some("Failed".into());
+        match context.writer.update(&context.caches.pods, pod, &failed, Part::Status).await {
+            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+            other => other?,
+        };
+    }
+    let now = Delete { grace_seconds: Some(0), propagation: None };
+    match context.writer.delete(&context.caches.pods, pod, now).await {
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        other => other,
+    }
 }
 
 fn set_condition(pod: &Pod, condition: PodCondition) -> Pod {

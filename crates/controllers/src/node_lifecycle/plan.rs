@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 
 use crate::objects::{is_terminal, seconds};
 
-/// A node that has not been heard of for this long is lost.
+/// A node that has not been heard of for this long is lost, unless it is set otherwise.
 pub const GRACE: Duration = Duration::from_secs(40);
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// The taint that goes with each condition that is true.
 const PRESSURES: [(&str, &str); 4] = [
@@ -33,13 +34,18 @@ pub fn readiness(node: &Node) -> Option<&str> {
 }
 
 /// Whether the node says it is well, and was heard of lately.
-pub fn is_healthy(node: &Node, silence: Duration) -> bool {
-    readiness(node) == Some("True") && silence < GRACE
+pub fn is_healthy(node: &Node, silence: Duration, grace: Duration) -> bool {
+    readiness(node) == Some("True") && silence < grace
 }
 
 /// The conditions of a node that has been silent for so long that nothing it said counts any more; none if they stand.
-pub fn conditions(node: &Node, silence: Duration, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    if silence < GRACE {
+pub fn conditions(
+    node: &Node,
+    silence: Duration,
+    grace: Duration,
+    now: Timestamp,
+) -> Option<Vec<NodeCondition>> {
+    if silence < grace {
         return None;
     }
     let held = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -114,6 +120,13 @@ fn wanted(node: &Node, evict: bool) -> Vec<(&'static str, &'static str)> {
     wanted
 }
 
+/// Whether somebody has vouched for it that the node is off and that nothing runs on it: what is to leave it may be taken
+/// for gone. Only believed while the node does not say that it is well.
+pub fn is_written_off(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    readiness(node) != Some("True") && taints.is_some_and(|all| all.iter().any(|taint| taint.key == OUT_OF_SERVICE))
+}
+
 /// When a pod must leave its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
@@ -145,4 +158,23 @@ fn limit(taint: &Taint, tolerations: &[Toleration]) -> Stay {
     };
     let since = taint.time_added.as_ref().map_or(Timestamp::MIN, |time| time.0);
     Stay::Until(since.saturating_add(SignedDuration::from_secs(least.max(0))).unwrap_or(Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_that_is_not_well_can_be_written_off() {
+        let node = |ready: &str, taint: &str| -> Node {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "n"},
+                "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
+            .expect("a node")
+        };
+        assert!(is_written_off(&node("Unknown", OUT_OF_SERVICE)));
+        assert!(is_written_off(&node("False", OUT_OF_SERVICE)));
+        assert!(!is_written_off(&node("True", OUT_OF_SERVICE)), "its pods may well run");
+        assert!(!is_written_off(&node("Unknown", UNREACHABLE)), "nobody has vouched for it");
+    }
 }

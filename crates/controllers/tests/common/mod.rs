@@ -52,7 +52,7 @@ impl Cluster {
         server.bootstrap().await.unwrap();
         let client = || Client::new(server.client_service(Identity::internal("test")), "default");
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(client(), env.clone(), Options { root_ca: Some("certificate".into()) }));
+        tasks.spawn(run(client(), env.clone(), Options { root_ca: Some("certificate".into()), ..Options::default() }));
         Self { client: client(), tasks, env, _directory: directory }
     }
 

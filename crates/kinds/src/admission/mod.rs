@@ -15,7 +15,7 @@ pub const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a mounted token is valid, and a little more: the extra seconds mark it as one for pods.
 const TOKEN_SECONDS: i64 = 3607;
 /// How long a pod stays on a node that is not ready or not reachable.
-const EVICTION_SECONDS: i64 = 300;
+const EVICTION_SECONDS: u32 = 300;
 /// Priority of pods without a class when no class is the default.
 const DEFAULT_PRIORITY: i64 = 0;
 
@@ -94,13 +94,32 @@ fn token_volume(name: &str) -> Value {
     ]}})
 }
 
-/// Lets a pod stay for five minutes on a node that is not ready or not reachable, unless it says otherwise.
-pub fn add_default_tolerations(pod: &mut Value) {
-    let missing: Vec<Value> = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+/// How long a pod may stay on a node that is unwell, unless it says otherwise: seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// On one that says that it is not ready.
+    pub not_ready_s: u32,
+    /// On one that says nothing.
+    pub unreachable_s: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { not_ready_s: EVICTION_SECONDS, unreachable_s: EVICTION_SECONDS }
+    }
+}
+
+/// Lets a pod stay for a while on a node that is not ready or not reachable, unless it says otherwise.
+pub fn add_default_tolerations(pod: &mut Value, patience: Patience) {
+    let wanted = [
+        ("node.kubernetes.io/not-ready", patience.not_ready_s),
+        ("node.kubernetes.io/unreachable", patience.unreachable_s),
+    ];
+    let missing: Vec<Value> = wanted
         .into_iter()
-        .filter(|key| !list(pod, &["spec", "tolerations"]).iter().any(|toleration| tolerates(toleration, key)))
-        .map(|key| {
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": EVICTION_SECONDS})
+        .filter(|(key, _)| !list(pod, &["spec", "tolerations"]).iter().any(|toleration| tolerates(toleration, key)))
+        .map(|(key, seconds)| {
+            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds})
         })
         .collect();
     append_tolerations(pod, missing);
@@ -181,7 +200,7 @@ mod tests {
     fn a_plain_pod_gets_account_token_tolerations_and_priority() {
         let mut pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         apply_service_account(&mut pod, &json!({"metadata": {"name": "default"}}), "abcde");
-        add_default_tolerations(&mut pod);
+        add_default_tolerations(&mut pod, Patience::default());
         apply_priority(&mut pod, None).expect("no class");
         let spec = &pod["spec"];
         assert_eq!(spec["serviceAccountName"], "default");
@@ -197,7 +216,7 @@ mod tests {
         let mut pod = json!({"spec": {"automountServiceAccountToken": false, "priorityClassName": "nope",
             "tolerations": [{"operator": "Exists"}], "containers": [{"name": "c"}]}});
         apply_service_account(&mut pod, &json!({"automountServiceAccountToken": true}), "abcde");
-        add_default_tolerations(&mut pod);
+        add_default_tolerations(&mut pod, Patience::default());
         assert!(pod["spec"].get("volumes").is_none());
         assert_eq!(pod["spec"]["tolerations"].as_array().map(Vec::len), Some(1));
         let refusal = apply_priority(&mut pod, None).expect_err("unknown class");

@@ -38,7 +38,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     stop_engine(&instance)?;
     // Held to the end, so that no engine starts on what is being removed.
     let _lock = instance.lock()?;
-    let pods = std::fs::read_dir(instance.path("pods")).map_or(0, Iterator::count);
+    let pods = mycelium_node::pod_folders(instance.dir()).len();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(mycelium_node::teardown(instance.dir(), &instance.id())).context("stopping the pods")?;
     runtime.block_on(mycelium_net::teardown(&instance.id())).context("removing the pod network")?;

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod get;
 pub mod image;
 pub mod logs;
+pub mod node;
 pub mod restore;
 pub mod status;
 pub mod up;

@@ -47,6 +47,8 @@ struct Status {
 #[serde(rename_all = "camelCase")]
 struct Cluster {
     node_ready: bool,
+    nodes: usize,
+    nodes_ready: usize,
     pods: usize,
     pods_running: usize,
     memory_bytes: u64,
@@ -81,11 +83,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn cluster(instance: &Instance, record: &Record) -> Result<Cluster> {
     let client = instance.client().await?;
-    let node = Api::<Node>::all(client.clone()).get_opt(&record.node).await.context("asking for the node")?;
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("asking for the nodes")?;
+    let node = nodes.items.iter().find(|node| node.metadata.name.as_ref() == Some(&record.node));
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.context("asking for the pods")?;
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
     Ok(Cluster {
-        node_ready: node.as_ref().is_some_and(node_ready),
+        node_ready: node.is_some_and(node_ready),
+        nodes: nodes.items.len(),
+        nodes_ready: nodes.items.iter().filter(|node| node_ready(node)).count(),
         pods: pods.items.len(),
         pods_running: pods.items.iter().filter(|pod| phase(pod) == "Running").count(),
         memory_bytes: resident_bytes(record.pid),
@@ -116,7 +121,11 @@ fn print_text(status: &Status) {
     println!("api     https://{}", engine.api);
     if let Some(cluster) = &status.cluster {
         let ready = if cluster.node_ready { "Ready" } else { "NotReady" };
-        println!("node    {} {ready}, {} of {} pods running", engine.node, cluster.pods_running, cluster.pods);
+        let others = match cluster.nodes {
+            0 | 1 => String::new(),
+            all => format!(", {} of {all} nodes ready", cluster.nodes_ready),
+        };
+        println!("node    {} {ready}{others}, {} of {} pods running", engine.node, cluster.pods_running, cluster.pods);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
             "memory  {:.1} MiB resident; state {:.1} MiB in {dir}/state",

@@ -13,6 +13,7 @@ use crate::engine::{preflight, start};
 #[command(after_help = "\
 Examples:
   mycelium up
+  mycelium up --nodes 8                        as many nodes, each with a network of its own; kept for the next time
   mycelium up --data-dir /srv/b --listen 127.0.0.1:7443 --pod-cidr 10.10.0.0/16 --service-cidr 10.11.0.0/16
 
 The engine runs in the foreground until SIGTERM or Ctrl-C. Pods go on running without it; the next `up` adopts them.

@@ -2,16 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
-use mycelium_net::NetConfig;
+use mycelium_apiserver::Patience;
+use mycelium_net::{NODES_MAX, NetConfig, node_range};
 use serde::Deserialize;
 
 /// Where everything is kept unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/mycelium";
 const DEFAULT_LISTEN: &str = "127.0.0.1:6443";
 const DEFAULT_POD_CIDR: &str = "10.244.0.0/16";
+const DEFAULT_GRACE: Duration = Duration::from_secs(40);
+/// Nodes say four times as often that they live.
+const GRACE_MIN: Duration = Duration::from_secs(1);
 const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/16";
 
 /// What may be given, on the command line or in the file; the command line wins.
@@ -35,6 +40,18 @@ pub struct Options {
     /// Name of the node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// How many nodes there are on this machine [default: as many as before, at first 1]
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u32>,
+    /// How long a node may be silent before it is taken for lost [default: 40s]
+    #[arg(long, value_name = "DURATION")]
+    pub node_monitor_grace_period: Option<String>,
+    /// How long pods may stay on a node that is not ready, unless they say otherwise [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub default_not_ready_toleration_seconds: Option<u32>,
+    /// How long pods may stay on a node that is lost, unless they say otherwise [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub default_unreachable_toleration_seconds: Option<u32>,
     /// Note every request in this file, one line of JSON each [default: no audit log]
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -53,6 +70,12 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// Name of the node object.
     pub node_name: String,
+    /// How many nodes there are. Before [`Config::settle`], 0 stands for as many as before.
+    pub nodes: u32,
+    /// How long a node may be silent before it is taken for lost.
+    pub node_grace: Duration,
+    /// How long pods may stay on nodes that are unwell.
+    pub patience: Patience,
     /// Where requests are noted down.
     pub audit_log: Option<PathBuf>,
 }
@@ -75,13 +98,73 @@ impl Config {
             pod_cidr,
             service_cidr,
             node_name: node_name(flags.node_name.or(file.node_name))?,
+            nodes: nodes(flags.nodes.or(file.nodes), pod_cidr)?,
+            node_grace: grace(flags.node_monitor_grace_period.or(file.node_monitor_grace_period))?,
+            patience: Patience {
+                not_ready_s: flags
+                    .default_not_ready_toleration_seconds
+                    .or(file.default_not_ready_toleration_seconds)
+                    .unwrap_or(Patience::default().not_ready_s),
+                unreachable_s: flags
+                    .default_unreachable_toleration_seconds
+                    .or(file.default_unreachable_toleration_seconds)
+                    .unwrap_or(Patience::default().unreachable_s),
+            },
             audit_log: flags.audit_log.or(file.audit_log),
         })
     }
 
+    /// Settles how many nodes there are, from what was asked for now and what there was before.
+    pub fn settle(&mut self, before: Option<u32>) -> Result<()> {
+        let before = before.unwrap_or(1);
+        match self.nodes {
+            0 => self.nodes = before,
+            fewer if fewer < before => bail!(
+                "there are {before} nodes, and --nodes {fewer} would take some away with all that runs on them. Leave the \
+                 option out, or take a node out of use: `mycelium node drain {name}`, then `mycelium node stop {name}`",
+                name = super::fleet::name(&self.node_name, before)
+            ),
+            _ => {}
+        }
+        nodes(Some(self.nodes), self.pod_cidr).map(drop)
+    }
+
     /// What the pod network of instance `id` is told; the fixed addresses of the ranges come from it too.
     pub fn network(&self, id: &str) -> NetConfig {
-        NetConfig::new(id, self.pod_cidr, self.service_cidr)
+        let all = NetConfig::new(id, self.pod_cidr, self.service_cidr);
+        // Every range has room for the first node.
+        all.of_node(1, &self.node_name).unwrap_or(all)
+    }
+}
+
+/// The number of nodes; 0 if nothing is said of it.
+fn nodes(given: Option<u32>, pod_cidr: Ipv4Net) -> Result<u32> {
+    let Some(count) = given else { return Ok(0) };
+    if !(1..=NODES_MAX).contains(&count) {
+        bail!("--nodes {count} is not possible: one machine has 1 to {NODES_MAX} nodes");
+    }
+    if node_range(pod_cidr, count).is_none() {
+        bail!(
+            "--pod-cidr {pod_cidr} is too small to be divided among nodes: with --nodes {count} it needs a prefix of at \
+             most /20, for instance {DEFAULT_POD_CIDR}"
+        );
+    }
+    Ok(count)
+}
+
+/// A time such as `40s`, `2m` or `500ms`; a bare number is seconds.
+fn grace(given: Option<String>) -> Result<Duration> {
+    let Some(text) = given else { return Ok(DEFAULT_GRACE) };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "" | "s" => 1000,
+        "ms" => 1,
+        "m" => 60_000,
+        _ => 0,
+    };
+    match digits.parse::<u64>().map(|number| Duration::from_millis(number.saturating_mul(unit_ms))) {
+        Ok(time) if time >= GRACE_MIN => Ok(time),
+        _ => bail!("--node-monitor-grace-period {text:?} is not a time of at least 1s; write for instance 40s or 2m"),
     }
 }
 
@@ -95,7 +178,7 @@ fn read(path: &Path) -> Result<Options> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--config {} cannot be read", path.display()))?;
     serde_saphyr::from_str(&text).with_context(|| {
         format!(
-            "--config {} is not a valid configuration (fields: dataDir, listen, podCIDR, serviceCIDR, nodeName)",
+            "--config {} is not a valid configuration (fields: dataDir, listen, podCIDR, serviceCIDR, nodeName, nodes, …)",
             path.display()
         )
     })
@@ -147,7 +230,10 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_what_was_found_and_what_is_allowed() {
-        let cases: [(Options, &str); 5] = [
+        let cases: [(Options, &str); 8] = [
+            (Options { nodes: Some(17), ..options() }, "--nodes 17 is not possible"),
+            (Options { nodes: Some(2), pod_cidr: Some("10.1.0.0/21".into()), ..options() }, "too small to be divided"),
+            (Options { node_monitor_grace_period: Some("4h".into()), ..options() }, "grace-period \"4h\""),
             (Options { listen: Some("localhost".into()), ..options() }, "--listen \"localhost\" is not an address"),
             (
                 Options { pod_cidr: Some("10.0.0.0/33".into()), ..options() },
@@ -164,6 +250,20 @@ mod tests {
             let error = Config::load(flags, None).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn nodes_are_added_and_never_taken_away() {
+        let config = |nodes| Config::load(Options { nodes, ..options() }, None).unwrap();
+        let settled = |nodes, before| {
+            let mut config = config(nodes);
+            config.settle(before).map(|()| config.nodes).map_err(|error| error.to_string())
+        };
+        assert_eq!(settled(None, None), Ok(1));
+        assert_eq!(settled(None, Some(3)), Ok(3));
+        assert_eq!(settled(Some(4), Some(3)), Ok(4));
+        assert!(settled(Some(2), Some(3)).unwrap_err().contains("mycelium node drain host-1-3"));
+        assert_eq!(config(None).network("a1b2c3").pod_cidr.to_string(), "10.244.0.0/20");
     }
 
     #[test]

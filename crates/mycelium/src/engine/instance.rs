@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 const LOCK: &str = "engine.lock";
 const RECORD: &str = "engine.json";
+const NODES: &str = "node-count";
 
 /// What a running engine says of itself in `engine.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -144,6 +145,18 @@ impl Instance {
         let mut file = File::create(&temporary).with_context(|| format!("{}", temporary.display()))?;
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         std::fs::rename(&temporary, self.path(RECORD)).context("engine.json cannot be written")
+    }
+
+    /// How many nodes the engine had last, if that was ever noted.
+    pub fn node_count(&self) -> Option<u32> {
+        std::fs::read_to_string(self.path(NODES)).ok()?.trim().parse().ok()
+    }
+
+    /// Notes how many nodes the engine has from now on.
+    pub fn note_node_count(&self, count: u32) -> Result<()> {
+        let temporary = self.path(".node-count");
+        std::fs::write(&temporary, format!("{count}\n")).with_context(|| format!("{}", temporary.display()))?;
+        std::fs::rename(&temporary, self.path(NODES)).context("the number of nodes cannot be noted")
     }
 
     /// Removes the record.

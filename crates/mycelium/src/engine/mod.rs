@@ -8,11 +8,14 @@
 //! | `keys.rs` | certificates and the kubeconfig, renewed while the engine runs |
 //! | `state.rs` | the state file, and the key of the Secrets in it |
 //! | `start.rs` | the start sequence, and what runs until the end |
+//! | `fleet.rs`, `agents.rs` | the nodes: which have power; their answers to the API server |
 //! | `sources.rs` | the real clock and randomness |
 //! | `bootstrap.rs` | the objects that every cluster has |
 
+pub mod agents;
 pub mod bootstrap;
 pub mod config;
+pub mod fleet;
 pub mod instance;
 pub mod keys;
 pub mod preflight;

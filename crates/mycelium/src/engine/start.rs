@@ -1,7 +1,7 @@
 //! The start sequence of an engine, and what runs until it is told to stop.
 //!
 //! ```text
-//! lock ─┬─ state file ─ keys ─ API server ─┬─ controllers ─┬─ node ─ Ready ─ run ─ SIGTERM ─ drain
+//! lock ─┬─ state file ─ keys ─ API server ─┬─ controllers ─┬─ nodes ─ Ready ─ run ─ SIGTERM ─ drain
 //!       └─ network ────────────────────────┴─ objects ─────┘
 //! ```
 //!
@@ -10,7 +10,6 @@
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -22,9 +21,7 @@ use mycelium_apiserver::audit::AuditLog;
 use mycelium_apiserver::auth::Identity;
 use mycelium_apiserver::pki::Pki;
 use mycelium_apiserver::server::{ApiServer, Config as ApiConfig};
-use mycelium_image::Images;
 use mycelium_net::{NetConfig, Network};
-use mycelium_node::{Node, NodeConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -34,7 +31,8 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::instance::{Instance, Record};
 use super::keys::AdminConfig;
-use super::{bootstrap, preflight, sources, state};
+use super::fleet::Fleet;
+use super::{agents, bootstrap, preflight, sources, state};
 use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
@@ -48,11 +46,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs an engine until SIGTERM or Ctrl-C.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(mut config: Config) -> Result<()> {
     let begun = Instant::now();
     start_logging("warn");
     let instance = Instance::new(&config.data_dir);
     let _lock = instance.lock()?;
+    config.settle(instance.node_count())?;
+    if config.nodes > 1 {
+        instance.note_node_count(config.nodes)?;
+    }
     mycelium_linux::memory::limit_arenas();
     mycelium_linux::process::keep_descriptors_private();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
@@ -99,7 +101,8 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 
     let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
     let admin = kube::Client::new(api.server.client_service(identity), "default");
-    let options = mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()) };
+    let options =
+        mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()), node_grace: config.node_grace };
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
 
@@ -114,15 +117,16 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     }
     tasks.spawn(serve(api.server.clone(), pods_api, stopped.clone()));
     tasks.spawn(ends_with(stopped.clone(), run_network(network.clone(), admin.clone())));
-    let node = node(config, instance, &plan, &api.env, &network, admin.clone())?;
-    api.server.set_node(node.service());
-    tasks.spawn(run_node(node, stopped.clone()));
+    let fleet = Fleet::new(config, instance, &api.env, &network, admin.clone())?;
+    api.server.set_node(agents::service(fleet.clone()));
+    let started = fleet.start().await?;
+    tasks.spawn(fleet.keep(stopped.clone()));
     bootstrap::apply(&admin, &plan, pods_address).await?;
 
     instance.write_record(&record(config, &api.env, api.address))?;
-    let ready = wait_node_ready(&admin, &config.node_name);
-    let node_object = tokio::time::timeout(READY_LIMIT, ready).await.unwrap_or_else(|_| Err(anyhow!("timed out")))?;
-    greet(config, instance, api.revision, api.address, &node_object, begun);
+    let ready = futures::future::try_join_all(started.iter().map(|name| wait_node_ready(&admin, name)));
+    let nodes = tokio::time::timeout(READY_LIMIT, ready).await.unwrap_or_else(|_| Err(anyhow!("timed out")))?;
+    greet(config, instance, api.revision, api.address, &nodes, begun);
     signal.await;
     tracing::info!("stopping; pods are left running");
     stop.send_replace(true);
@@ -148,6 +152,7 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
             AuditLog::open(path).with_context(|| format!("the audit log {} cannot be written", path.display()))?;
         settings.audit = Some(log);
     }
+    settings.patience = config.patience;
     settings.scratch = instance.dir().to_owned();
     let server = ApiServer::new(settings)?;
     Ok(Api { server, listener, address, env, admin, root_ca, revision })
@@ -202,36 +207,6 @@ async fn listen_for_pods(network: &Network, port: u16) -> Result<TcpListener> {
 async fn serve(server: ApiServer, listener: TcpListener, stopped: watch::Receiver<bool>) {
     if let Err(error) = server.serve(listener, until(stopped)).await {
         tracing::error!(%error, "the API stopped serving");
-    }
-}
-
-fn node(
-    config: &Config,
-    instance: &Instance,
-    plan: &NetConfig,
-    env: &Env,
-    network: &Network,
-    client: kube::Client,
-) -> Result<Node> {
-    Ok(Node::new(NodeConfig {
-        client,
-        env: env.clone(),
-        images: Arc::new(Images::open(instance.path("images"))?),
-        network: Arc::new(network.clone()),
-        data_dir: instance.dir().to_owned(),
-        volumes: instance.path("volumes"),
-        instance: instance.id(),
-        name: config.node_name.clone(),
-        ips: vec![network.node_ip().to_string()],
-        pod_cidr: Some(config.pod_cidr.to_string()),
-        cluster_domain: plan.cluster_domain.clone(),
-        shim: NodeConfig::own_shim(),
-    })?)
-}
-
-async fn run_node(node: Node, stopped: watch::Receiver<bool>) {
-    if let Err(error) = node.run(until(stopped)).await {
-        tracing::error!(%error, "the node stopped");
     }
 }
 
@@ -292,21 +267,28 @@ fn record(config: &Config, env: &Env, address: SocketAddr) -> Record {
     }
 }
 
-fn greet(config: &Config, instance: &Instance, revision: u64, address: SocketAddr, node: &NodeObject, begun: Instant) {
+fn greet(
+    config: &Config,
+    instance: &Instance,
+    revision: u64,
+    address: SocketAddr,
+    nodes: &[NodeObject],
+    begun: Instant,
+) {
+    let first = nodes.first();
     let capacity = |what: &str| {
-        let all = node.status.as_ref().and_then(|status| status.capacity.as_ref());
+        let all = first.and_then(|node| node.status.as_ref()).and_then(|status| status.capacity.as_ref());
         all.and_then(|all| all.get(what)).map(|quantity| quantity.0.clone()).unwrap_or_default()
     };
     let state = instance.path(state::FILE).display().to_string();
     let api = format!("https://{}", reachable(address));
     let width = state.len().max(api.len()) + 2;
     println!("store   {state:width$} revision {revision}");
-    println!(
-        "api     {api:width$} node {} Ready ({} cpu, {})",
-        config.node_name,
-        capacity("cpu"),
-        whole(&capacity("memory"))
-    );
+    let whom = match config.nodes {
+        1 if nodes.len() == 1 => format!("node {} Ready", config.node_name),
+        all => format!("{} of {all} nodes Ready", nodes.len()),
+    };
+    println!("api     {api:width$} {whom} ({} cpu, {})", capacity("cpu"), whole(&capacity("memory")));
     let kubeconfig = shell_quoted(&instance.path("admin.kubeconfig"));
     let ready = format!("ready in {} ms", begun.elapsed().as_millis());
     println!("{ready:0$} export KUBECONFIG={kubeconfig}", width + 8);

@@ -3,7 +3,7 @@
 use crate::support::{Engine, command, mycelium, output, run};
 
 /// What an engine could leave on the machine.
-fn traces(id: &str) -> Vec<String> {
+pub fn traces(id: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut look = |what: &str, text: String| {
         found.extend(text.lines().filter(|line| line.contains(id)).map(|line| format!("{what}: {line}")));
@@ -38,7 +38,7 @@ fn down_leaves_nothing_behind() {
 }
 
 /// The instance id, read off the name of the engine's nft table.
-fn nft_table_id(engine: &Engine) -> String {
+pub fn nft_table_id(engine: &Engine) -> String {
     let tables = run(command("nft").args(["list", "tables"]));
     let before: Vec<&str> = tables.lines().filter_map(|line| line.split("mycelium_").nth(1)).collect();
     let dir = engine.dir().display().to_string();

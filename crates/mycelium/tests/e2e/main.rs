@@ -17,6 +17,7 @@ mod faults;
 mod lifecycle;
 mod metrics;
 mod network;
+mod nodes;
 mod platform;
 mod pods;
 mod policies;

@@ -14,6 +14,8 @@ pub struct Engine {
     dir: tempfile::TempDir,
     ranges: (String, String),
     child: Option<Child>,
+    /// Further arguments of `up`.
+    pub options: Vec<String>,
     /// What `up` printed until it was ready.
     pub greeting: String,
 }
@@ -45,7 +47,7 @@ impl Engine {
         let slot = slots.find(|slot| !taken.contains(&format!(" 10.{}.", 50 + slot))).expect("a free range");
         let ranges = (format!("10.{}.0.0/16", 50 + slot), format!("10.{}.0.0/16", 150 + slot));
         let dir = tempfile::Builder::new().prefix("mycelium-test-").tempdir().expect("temporary directory");
-        Self { dir, ranges, child: None, greeting: String::new() }
+        Self { dir, ranges, child: None, options: Vec::new(), greeting: String::new() }
     }
 
     /// A running engine.
@@ -70,7 +72,7 @@ impl Engine {
         let mut command = command(mycelium());
         command.args(["up", "--listen", "127.0.0.1:0", "--node-name", "host-1"]);
         command.arg("--data-dir").arg(self.dir());
-        command.args(["--pod-cidr", &self.ranges.0, "--service-cidr", &self.ranges.1]);
+        command.args(["--pod-cidr", &self.ranges.0, "--service-cidr", &self.ranges.1]).args(&self.options);
         command
     }
 

@@ -20,6 +20,8 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Pod {
     /// Its uid.
     pub uid: String,
+    /// The node it is on.
+    pub node: String,
     /// Its labels.
     pub labels: Labels,
     /// Its address, once it has one.
@@ -111,6 +113,7 @@ impl Pod {
         let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
         Some(Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            node: spec.node_name.clone().unwrap_or_default(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             ip: status.pod_ip.and_then(|address| address.parse().ok()),
             ports: ports.filter_map(NamedPort::from_api).collect(),

@@ -59,7 +59,7 @@ pub fn add(rules: &mut Ruleset, site: &Site, cluster: &Cluster) {
     }
     base(rules, site);
     let dns = dns(site);
-    let mut compiler = Compiler { rules, cluster, pods: members(cluster, &dns), dns: site.dns };
+    let mut compiler = Compiler { rules, site, cluster, pods: members(cluster, &dns) };
     for direction in [Direction::Ingress, Direction::Egress] {
         for (name, policy) in &cluster.policies {
             compiler.policy(direction, name, policy);
@@ -102,11 +102,16 @@ fn base(rules: &mut Ruleset, site: &Site) {
         (
             INGRESS_CHAIN,
             None,
-            vec![
-                format!("{SERVER} vmap @ingress"),
-                "ct state invalid,untracked ip daddr vmap @ingress".to_owned(),
-                "accept".to_owned(),
-            ],
+            // The API server and the ingress proxy are on the machine, and are to every node what it is itself.
+            site.machine
+                .map(|machine| format!("{CLIENT} {machine} accept"))
+                .into_iter()
+                .chain([
+                    format!("{SERVER} vmap @ingress"),
+                    "ct state invalid,untracked ip daddr vmap @ingress".to_owned(),
+                    "accept".to_owned(),
+                ])
+                .collect(),
         ),
     ];
     for (name, hook, lines) in chains {
@@ -151,9 +156,9 @@ fn members<'a>(cluster: &'a Cluster, dns: &'a Pod) -> Members<'a> {
 
 struct Compiler<'a> {
     rules: &'a mut Ruleset,
+    site: &'a Site,
     cluster: &'a Cluster,
     pods: Members<'a>,
-    dns: Ipv4Addr,
 }
 
 impl<'a> Compiler<'a> {
@@ -259,12 +264,17 @@ impl<'a> Compiler<'a> {
         set
     }
 
+    /// Whether the pod is here to be isolated: others are by their own node.
+    fn is_ours(&self, member: &Member<'_>) -> bool {
+        member.ip != self.site.dns && self.site.is_here(&member.pod.node)
+    }
+
     /// Leads each isolated pod to the chain that it shares with the pods of the same policies.
     fn isolate(&mut self, direction: Direction) {
         let mut isolated = BTreeMap::<Ipv4Addr, BTreeSet<&'a ObjectName>>::new();
         for (name, policy) in self.cluster.policies.iter().filter(|(_, policy)| direction.rules(policy).is_some()) {
             let members = self.pods.get(name.0.as_str()).into_iter().flatten();
-            for member in members.filter(|member| member.ip != self.dns && policy.pods.matches(&member.pod.labels)) {
+            for member in members.filter(|member| self.is_ours(member) && policy.pods.matches(&member.pod.labels)) {
                 isolated.entry(member.ip).or_default().insert(name);
             }
         }

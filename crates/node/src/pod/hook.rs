@@ -22,7 +22,7 @@ pub async fn run(handler: &LifecycleHandler, target: &Target, timeout: Duration)
     }
     if let Some(action) = &handler.http_get {
         let port = http::port(&target.container, &action.port)?;
-        return http::get(action, &target.host, port, timeout).await;
+        return http::get(action, &target.host, port, timeout, target.from()).await;
     }
     if let Some(action) = &handler.sleep {
         let wanted = Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0));

@@ -1,5 +1,7 @@
 //! The requests of probes and hooks: HTTP, HTTPS without regard to certificates, gRPC health, TCP.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// What is kept of an answer.
 const BODY_BYTES_MAX: usize = 10 << 10;
@@ -44,7 +46,18 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+/// The network namespace from which a connection goes out; none is this process's own.
+pub type From<'a> = Option<&'a OwnedFd>;
+
+async fn connect(address: &str, from: From<'_>) -> io::Result<TcpStream> {
+    let Some(namespace) = from else { return TcpStream::connect(address).await };
+    let mut found = tokio::net::lookup_host(address).await?;
+    let to = found.next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let socket = mycelium_linux::netns::stream_socket(namespace, to.is_ipv6())?;
+    TcpSocket::from_std_stream(socket).connect(to).await
+}
+
+async fn dial(host: &str, port: u16, from: From<'_>) -> Result<TcpStream, String> {
     let address = address(host, port);
     let refused = |e: std::io::Error| {
         let reason = match e.kind() {
@@ -54,26 +67,26 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
         };
         format!("dial tcp {address}: connect: {reason}")
     };
-    TcpStream::connect(address.as_str()).await.map_err(refused)
+    connect(&address, from).await.map_err(refused)
 }
 
 /// Whether something listens.
-pub async fn tcp(host: &str, port: u16, timeout: Duration) -> Answer {
-    match tokio::time::timeout(timeout, dial(host, port)).await {
+pub async fn tcp(host: &str, port: u16, timeout: Duration, from: From<'_>) -> Answer {
+    match tokio::time::timeout(timeout, dial(host, port, from)).await {
         Ok(result) => result.map(drop),
         Err(_) => Err(format!("dial tcp {}: i/o timeout", address(host, port))),
     }
 }
 
 /// Whether an HTTP request is answered with a code from 200 to 399. Returns the words for the event otherwise.
-pub async fn get(action: &HTTPGetAction, host: &str, port: u16, timeout: Duration) -> Answer {
+pub async fn get(action: &HTTPGetAction, host: &str, port: u16, timeout: Duration, from: From<'_>) -> Answer {
     let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(host);
     let secure = action.scheme.as_deref() == Some("HTTPS");
     let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let url = format!("{}://{}{path}", if secure { "https" } else { "http" }, address(host, port));
     let late = || format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
-    match tokio::time::timeout(timeout, request(action, host, port, secure, &path)).await {
+    match tokio::time::timeout(timeout, request(action, (host, port), secure, &path, from)).await {
         Err(_) => Err(late()),
         Ok(Err(reason)) => Err(format!("Get \"{url}\": {reason}")),
         Ok(Ok(code)) if (200..400).contains(&code) => Ok(()),
@@ -81,7 +94,13 @@ pub async fn get(action: &HTTPGetAction, host: &str, port: u16, timeout: Duratio
     }
 }
 
-async fn request(action: &HTTPGetAction, host: &str, port: u16, secure: bool, path: &str) -> Result<u16, String> {
+async fn request(
+    action: &HTTPGetAction,
+    (host, port): (&str, u16),
+    secure: bool,
+    path: &str,
+    from: From<'_>,
+) -> Result<u16, String> {
     let mut request = http::Request::get(path);
     let mut has = (false, false, false);
     for header in action.http_headers.iter().flatten() {
@@ -101,7 +120,7 @@ async fn request(action: &HTTPGetAction, host: &str, port: u16, secure: bool, pa
     }
     let request =
         request.header(http::header::CONNECTION, "close").body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
-    let stream = dial(host, port).await?;
+    let stream = dial(host, port, from).await?;
     if secure {
         let stream = over_tls(host, stream).await?;
         exchange(TokioIo::new(stream), request).await
@@ -179,14 +198,14 @@ impl ServerCertVerifier for Anyone {
 const SERVING: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
 
 /// Whether a gRPC server says that it serves.
-pub async fn grpc(action: &GRPCAction, host: &str, timeout: Duration) -> Answer {
+pub async fn grpc(action: &GRPCAction, host: &str, timeout: Duration, from: From<'_>) -> Answer {
     let port = u16::try_from(action.port).map_err(|_| format!("port {} is out of range", action.port))?;
     let late = || {
         let (address, limit) = (address(host, port), timeout.as_secs());
         format!("timeout: failed to connect service \"{address}\" within {limit}s: context deadline exceeded")
     };
     let service = action.service.as_deref().unwrap_or_default();
-    match tokio::time::timeout(timeout, health(host, port, service)).await {
+    match tokio::time::timeout(timeout, health(host, port, service, from)).await {
         Err(_) => Err(late()),
         Ok(Err(reason)) => Err(format!("error: {reason}")),
         Ok(Ok(1)) => Ok(()),
@@ -197,8 +216,8 @@ pub async fn grpc(action: &GRPCAction, host: &str, timeout: Duration) -> Answer 
     }
 }
 
-async fn health(host: &str, port: u16, service: &str) -> Result<u64, String> {
-    let stream = dial(host, port).await?;
+async fn health(host: &str, port: u16, service: &str, from: From<'_>) -> Result<u64, String> {
+    let stream = dial(host, port, from).await?;
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .map_err(|e| e.to_string())?;
@@ -258,9 +277,9 @@ mod tests {
     async fn a_closed_port_is_named_as_by_go() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("an address").port();
-        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Ok(()));
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1), None).await, Ok(()));
         drop(listener);
         let expected = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
-        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Err(expected));
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1), None).await, Err(expected));
     }
 }

@@ -1,5 +1,7 @@
 //! Probes: when to ask, what to make of the answers, and asking.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
@@ -68,8 +70,17 @@ pub struct Target {
     pub id: String,
     /// The pod's address.
     pub host: String,
+    /// The network from which it is asked, where that is not this process's.
+    pub network: Option<Arc<OwnedFd>>,
     /// The container.
     pub container: Container,
+}
+
+impl Target {
+    /// The network from which it is asked.
+    pub fn from(&self) -> http::From<'_> {
+        self.network.as_deref()
+    }
 }
 
 /// What a probe has to tell.
@@ -136,15 +147,15 @@ async fn ask(probe: &Probe, target: &Target, timeout: Duration) -> http::Answer 
     }
     if let Some(action) = &probe.http_get {
         let port = http::port(&target.container, &action.port)?;
-        return http::get(action, &target.host, port, timeout).await;
+        return http::get(action, &target.host, port, timeout, target.from()).await;
     }
     if let Some(action) = &probe.tcp_socket {
         let port = http::port(&target.container, &action.port)?;
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(&target.host);
-        return http::tcp(host, port, timeout).await;
+        return http::tcp(host, port, timeout, target.from()).await;
     }
     match &probe.grpc {
-        Some(action) => http::grpc(action, &target.host, timeout).await,
+        Some(action) => http::grpc(action, &target.host, timeout, target.from()).await,
         None => Ok(()),
     }
 }

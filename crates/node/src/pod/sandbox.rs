@@ -137,7 +137,10 @@ fn describe(ctx: &Context, pod: &Pod, dir: &Path, attempt: u32) -> Sandbox {
     let spec = pod.spec.clone().unwrap_or_default();
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let (host, domain) = files::names(pod, &ctx.cluster_domain);
+    let node_network = ctx.network.namespace().is_some();
     let hostname = match domain {
+        // The node's own name, where it is not the machine's.
+        _ if spec.host_network == Some(true) && node_network => text(&spec.node_name),
         Some(domain) if spec.set_hostname_as_fqdn == Some(true) => format!("{host}.{domain}"),
         _ => host,
     };
@@ -148,6 +151,7 @@ fn describe(ctx: &Context, pod: &Pod, dir: &Path, attempt: u32) -> Sandbox {
         name: text(&pod.metadata.name),
         hostname,
         host_network: spec.host_network == Some(true),
+        node_network,
         host_ipc: spec.host_ipc == Some(true),
         host_pid: spec.host_pid == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
@@ -213,7 +217,7 @@ async fn shim_and_network(ctx: &Context, pod: &Pod, dir: &Path, attempt: u32) ->
             .await;
             made.unwrap_or_else(|e| Err(std::io::Error::other(e)))
                 .map_err(|e| SandboxError::Io(format!("cannot make the cgroup {}", sandbox.cgroup), e))?;
-            let (_, watch) = Shim::start(dir, &sandbox, &ctx.shim).await?;
+            let (_, watch) = Shim::start_in(ctx.network.namespace(), dir, &sandbox, &ctx.shim).await?;
             (watch, sandbox, false)
         }
     };

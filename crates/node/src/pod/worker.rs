@@ -478,7 +478,8 @@ impl Worker {
             _ => None,
         };
         let host = host.cloned().unwrap_or_else(|| "127.0.0.1".into());
-        Some(Target { shim: Shim::at(&self.dir), id: run.record.id.clone(), host, container })
+        let (shim, network) = (Shim::at(&self.dir), self.ctx.network.namespace());
+        Some(Target { shim, id: run.record.id.clone(), host, network, container })
     }
 
     fn run_hook(&mut self, name: &str, record: &Record) {

@@ -98,17 +98,27 @@ fn summary(inner: &Inner) -> Value {
             json!({"podRef": {"namespace": namespace, "name": name, "uid": uid}, "containers": containers})
         })
         .collect();
-    let busy = busy_ns(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
-    let available = meminfo("MemAvailable");
+    let (busy, used) = of_node(inner);
+    let available = meminfo("MemTotal").saturating_sub(used);
     json!({
         "node": {
             "nodeName": inner.name(),
             "cpu": cpu(now, busy, inner.looks.rate(NODE, now, busy)),
             "memory": {"time": now.to_string(), "availableBytes": available,
-                "workingSetBytes": meminfo("MemTotal").saturating_sub(available)},
+                "workingSetBytes": used},
         },
         "pods": pods,
     })
+}
+
+/// Processor time and memory: the machine's for the first node, what its pods use for another.
+fn of_node(inner: &Inner) -> (u64, u64) {
+    if inner.ctx.number > 1 {
+        let usage = Hierarchies::get().usage(&inner.ctx.cgroup());
+        return usage.map_or((0, 0), |usage| (usage.cpu_ns, usage.working_set_bytes));
+    }
+    let busy = busy_ns(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+    (busy, meminfo("MemTotal").saturating_sub(meminfo("MemAvailable")))
 }
 
 /// `windowSeconds` is ours: over which time the rate was taken.

@@ -41,6 +41,8 @@ pub struct Sandbox {
     pub hostname: String,
     /// Use the machine's network.
     pub host_network: bool,
+    /// The network that the shim is started in is its node's own: it keeps it alive, and the node has a host name.
+    pub node_network: bool,
     /// Use the machine's System V IPC and POSIX message queues.
     pub host_ipc: bool,
     /// See the machine's processes.

@@ -22,13 +22,15 @@ const SHM_BYTES: u64 = 64 << 20;
 pub fn make(dir: &Path, sandbox: &Sandbox) -> Result<Option<i32>, Error> {
     let mut flags = CloneFlags::CLONE_NEWNS;
     flags.set(CloneFlags::CLONE_NEWNET, !sandbox.host_network);
-    flags.set(CloneFlags::CLONE_NEWUTS, !sandbox.host_network);
+    flags.set(CloneFlags::CLONE_NEWUTS, !sandbox.host_network || sandbox.node_network);
     flags.set(CloneFlags::CLONE_NEWIPC, !sandbox.host_ipc);
     unshare(flags)?;
     // The machine's mounts come in, ours do not go out: when the shim is gone, so are they.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    if !sandbox.host_network {
+    if !sandbox.host_network || sandbox.node_network {
         nix::unistd::sethostname(&sandbox.hostname)?;
+    }
+    if !sandbox.host_network {
         mycelium_linux::loopback::up()?;
     }
     tmpfs(&dir.join(MEMORY), 0, 0o755)?;

@@ -1,7 +1,7 @@
 //! The shim's poll loop.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -43,9 +43,10 @@ pub fn run(dir: &Path) -> Result<(), Error> {
     let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let sandbox: Sandbox = serde_json::from_slice(&fs::read(dir.join(SANDBOX))?)?;
     prepare(&sandbox);
+    let node_network = sandbox.node_network.then(|| File::open("/proc/thread-self/ns/net")).transpose()?;
     let pause = sandbox::make(dir, &sandbox)?;
     fs::write(dir.join("pause"), pause.unwrap_or_default().to_string())?;
-    let mut shim = Shim { dir: dir.to_owned(), sandbox, pause, ..Shim::default() };
+    let mut shim = Shim { dir: dir.to_owned(), sandbox, pause, _node_network: node_network, ..Shim::default() };
     mycelium_linux::memory::trim();
     while !shim.finished {
         shim.turn(&listener, &signals)?;
@@ -98,6 +99,8 @@ struct Shim {
     dir: PathBuf,
     sandbox: Sandbox,
     pause: Option<i32>,
+    /// Held for the node: its network lives as long as one of its pods, and the next engine finds it here.
+    _node_network: Option<File>,
     containers: Vec<Container>,
     connections: BTreeMap<u64, Connection>,
     /// Programs run by `Exec`: process id to the connection that waits for the exit code.

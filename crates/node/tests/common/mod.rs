@@ -1,6 +1,7 @@
 //! A real API server and a real node, each test with its own.
 #![allow(dead_code, missing_docs, reason = "each test file uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -122,7 +123,11 @@ impl Cluster {
             network: self.network.clone(),
             data_dir: self.dir.path().join("data"),
             volumes: self.dir.path().join("data/volumes"),
+            seccomp: self.dir.path().join("data/seccomp"),
             instance: self.instance.clone(),
+            number: 1,
+            labels: BTreeMap::new(),
+            renew: mycelium_node::register::RENEW,
             name: "n1".into(),
             ips: vec!["192.0.2.1".into()],
             pod_cidr: None,

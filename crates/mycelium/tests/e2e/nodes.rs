@@ -1,0 +1,271 @@
+//! Several nodes on one machine: pods on all of them, and what happens when one is lost, drained, or nobody watches.
+
+use crate::lifecycle::{nft_table_id, traces};
+use crate::support::{Engine, command, eventually, output, run};
+
+/// Seconds; far below the defaults, so that a lost node is noticed while the test looks.
+const SOON: [&str; 3] =
+    ["--node-monitor-grace-period=10s", "--default-unreachable-toleration-seconds=2", "--default-not-ready-toleration-seconds=2"];
+
+/// One pod per node that tells its node's name over HTTP.
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: busybox:test
+        env: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+        command: [sh, -c, "mkdir /www; echo $NODE > /www/index.html; exec httpd -f -p 8080 -h /www"]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec: {internalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
+"#;
+
+fn started(nodes: &str, more: &[&str]) -> Engine {
+    let mut engine = Engine::prepare();
+    engine.options = std::iter::once(format!("--nodes={nodes}")).chain(more.iter().map(|o| (*o).to_owned())).collect();
+    engine.up();
+    engine.import_busybox();
+    engine
+}
+
+fn pods(engine: &Engine, selector: &str) -> Vec<(String, String, String)> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{\"\\n\"}{end}";
+    let text = engine.kubectl(&["get", "pods", "-l", selector, "-o", path]);
+    let word = |line: &str, at| line.split(' ').nth(at).unwrap_or_default().to_owned();
+    text.lines().map(|line| (word(line, 0), word(line, 1), word(line, 2))).collect()
+}
+
+fn get(engine: &Engine, pod: &str, url: &str) -> Result<String, String> {
+    let result = output(&mut engine.kubectl_command(&["exec", pod, "--", "wget", "-q", "-T", "3", "-O", "-", url]));
+    match result.status.success() {
+        true => Ok(String::from_utf8_lossy(&result.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&result.stderr).into_owned()),
+    }
+}
+
+#[test]
+fn pods_of_all_nodes_reach_each_other_and_the_cluster() {
+    let mut engine = started("3", &[]);
+    let nodes = engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"]);
+    assert_eq!(nodes, "host-1 host-1-2 host-1-3");
+    let zones = engine.kubectl(&["get", "nodes", "-o", r"jsonpath={.items[*].metadata.labels.topology\.kubernetes\.io/zone}"]);
+    assert_eq!(zones, "zone-1 zone-2 zone-3");
+    engine.apply(WEB);
+    engine.kubectl(&["rollout", "status", "daemonset/web", "--timeout=150s"]);
+    let web = pods(&engine, "app=web");
+    assert_eq!(web.len(), 3, "{web:?}");
+    let node_port = engine.value("service/web", "{.spec.ports[0].nodePort}");
+
+    for (pod, node, _) in &web {
+        for (_, other, ip) in &web {
+            assert_eq!(get(&engine, pod, &format!("http://{ip}:8080/")).as_ref(), Ok(other), "from {node} to {other}");
+        }
+        assert_eq!(get(&engine, pod, "http://near/").as_ref(), Ok(node), "a local service stays on its node");
+        let seen: std::collections::BTreeSet<String> =
+            (0..40).map(|_| get(&engine, pod, "http://web.default.svc.cluster.local/").expect("answers")).collect();
+        assert_eq!(seen.len(), 3, "the service on {node} leads to every node: {seen:?}");
+        // The node port of every node leads to all of them, too, and back.
+        for address in engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.addresses[0].address}"]).split(' ') {
+            for _ in 0..6 {
+                get(&engine, pod, &format!("http://{address}:{node_port}/")).expect("the node port answers");
+            }
+        }
+        let found = engine.kubectl(&["exec", pod, "--", "nslookup", "each.default.svc.cluster.local"]);
+        assert!(web.iter().all(|(_, _, ip)| found.contains(ip)), "{found}");
+        engine.kubectl(&["exec", pod, "--", "nc", "-z", "-w", "3", "kubernetes.default", "443"]);
+        assert_eq!(engine.kubectl(&["logs", pod]), "");
+    }
+    assert_eq!(engine.kubectl(&["top", "nodes", "--no-headers"]).lines().count(), 3);
+
+    policy_holds_on_every_node(&engine, &web);
+    nothing_is_left(&mut engine);
+}
+
+/// Pods of one node may be called by whom the policy names, on whatever node; their own node's probes go on.
+fn policy_holds_on_every_node(engine: &Engine, web: &[(String, String, String)]) {
+    engine.apply(
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: only-friends}, spec: \
+         {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {friend: 'yes'}}}]}]}}",
+    );
+    engine.kubectl(&["label", "pod", &web[1].0, "friend=yes"]);
+    let url = format!("http://{}:8080/", web[2].2);
+    eventually("others are shut out", || match get(engine, &web[0].0, &url) {
+        Ok(answer) => Err(answer),
+        Err(_) => Ok(()),
+    });
+    eventually("friends are let in", || get(engine, &web[1].0, &url));
+    for (pod, ..) in web {
+        assert_eq!(engine.value(&format!("pod/{pod}"), "{.status.containerStatuses[0].ready}"), "true");
+    }
+    engine.kubectl(&["delete", "networkpolicy", "only-friends"]);
+}
+
+/// `down`, and then no interface, rule, cgroup or process of the engine.
+fn nothing_is_left(engine: &mut Engine) {
+    let id = nft_table_id(engine);
+    assert!(run(command("ip").args(["-o", "link"])).contains(&format!("my{id}n03")), "the link of a node is seen");
+    engine.down();
+    assert_eq!(traces(&id), Vec::<String>::new());
+    let dir = engine.dir().display().to_string();
+    assert!(!run(command("ps").args(["-eo", "args"])).contains(&dir), "no process has the directory's name");
+}
+
+const APPS: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: app}}, nodeTaintsPolicy: Honor}
+      containers: [{name: main, image: 'busybox:test', command: [sh, -c, "exec sleep 100000"]}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 3
+  serviceName: db
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      affinity:
+        podAntiAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+          - {weight: 100, podAffinityTerm: {topologyKey: topology.kubernetes.io/zone, labelSelector: {matchLabels: {app: db}}}}
+      containers:
+      - name: main
+        image: busybox:test
+        command: [sh, -c, "echo here >> /data/log; exec sleep 100000"]
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+"#;
+
+#[test]
+fn a_lost_node_is_noticed_and_its_pods_move_or_wait() {
+    let engine = started("3", &SOON);
+    engine.apply(APPS);
+    engine.kubectl(&["rollout", "status", "deployment/app", "--timeout=150s"]);
+    engine.kubectl(&["rollout", "status", "statefulset/db", "--timeout=150s"]);
+    let on = |selector: &str| pods(&engine, selector).into_iter().find(|(_, node, _)| node == "host-1-3");
+    let (lost, ..) = on("app=app").expect("spread by host name");
+    let (member, ..) = on("app=db").expect("spread by zone");
+    let uid = engine.value(&format!("pod/{member}"), "{.metadata.uid}");
+
+    engine.mycelium(&["node", "stop", "host-1-3"]);
+    engine.wait_value("node/host-1-3", "{.status.conditions[?(@.type==\"Ready\")].reason}", "NodeStatusUnknown");
+    engine.wait_value("node/host-1-3", "{.spec.taints[?(@.effect==\"NoExecute\")].key}", "node.kubernetes.io/unreachable");
+    let table = engine.mycelium(&["node", "list"]);
+    let row = table.lines().find(|line| line.starts_with("host-1-3 ")).expect("listed");
+    assert!(row.contains("NotReady") && row.contains(" off "), "{table}");
+    assert!(engine.kubectl_fails(&["logs", &lost]).contains("no route to host"));
+    eventually("the deployment has its replicas elsewhere", || {
+        let ready = engine.value("deployment/app", "{.status.readyReplicas}");
+        if ready == "3" { Ok(()) } else { Err(ready) }
+    });
+    eventually("the member is told to go", || {
+        let at = engine.value(&format!("pod/{member}"), "{.metadata.deletionTimestamp}");
+        if at.is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    });
+    assert_eq!(engine.value(&format!("pod/{member}"), "{.metadata.uid}"), uid, "it may still run: there is no second");
+
+    // Back again: what was told to go goes, and the member starts anew with its data.
+    engine.mycelium(&["node", "start", "host-1-3"]);
+    eventually("the member is anew", || {
+        let now = engine.value(&format!("pod/{member}"), "{.metadata.uid} {.status.phase}");
+        if now.ends_with(" Running") && !now.starts_with(&uid) { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(engine.kubectl(&["exec", &member, "--", "cat", "/data/log"]), "here\nhere\n");
+
+    // Lost for good: whoever vouches for that by the taint gets the member back at once, elsewhere and with its data.
+    let uid = engine.value(&format!("pod/{member}"), "{.metadata.uid}");
+    let node = engine.value(&format!("pod/{member}"), "{.spec.nodeName}");
+    engine.mycelium(&["node", "stop", &node]);
+    engine.wait_value(&format!("node/{node}"), "{.status.conditions[?(@.type==\"Ready\")].status}", "Unknown");
+    engine.kubectl(&["taint", "node", &node, "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"]);
+    eventually("the member is elsewhere", || {
+        let now = engine.value(&format!("pod/{member}"), "{.metadata.uid} {.spec.nodeName} {.status.phase}");
+        let moved = now.ends_with(" Running") && !now.contains(&uid) && !now.contains(&format!(" {node} "));
+        if moved { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(engine.kubectl(&["exec", &member, "--", "cat", "/data/log"]), "here\nhere\nhere\n");
+}
+
+#[test]
+fn a_drain_keeps_the_budget_and_a_killed_engine_finds_its_nodes() {
+    let mut engine = started("3", &[]);
+    engine.apply(WEB);
+    engine.apply(APPS);
+    engine.apply(
+        "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: app}, spec: \
+         {minAvailable: 2, selector: {matchLabels: {app: app}}}}",
+    );
+    engine.kubectl(&["rollout", "status", "daemonset/web", "--timeout=150s"]);
+    engine.kubectl(&["rollout", "status", "deployment/app", "--timeout=150s"]);
+    let identity = |engine: &Engine| {
+        let path = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
+        engine.kubectl(&["get", "pods", "-l", "app=web", "-o", path])
+    };
+    let before = identity(&engine);
+    let web = pods(&engine, "app=web");
+    let urls: Vec<String> = web.iter().map(|(_, _, ip)| format!("http://{ip}:8080/")).collect();
+    let from = web[1].0.clone();
+
+    engine.kill();
+    for url in &urls {
+        run(command("curl").args(["-sf", "--max-time", "5", url]));
+    }
+    // The number of nodes is remembered.
+    engine.options.clear();
+    let refused = output(engine.up_command().args(["--nodes", "2"]));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("there are 3 nodes"), "{refused:?}");
+    engine.up();
+    assert!(engine.greeting.contains("3 of 3 nodes Ready"), "{}", engine.greeting);
+    for url in &urls {
+        eventually("pods of all nodes answer", || get(&engine, &from, url));
+    }
+    assert_eq!(identity(&engine), before, "the same containers, at the same addresses");
+
+    // Of three, one may be missing; the drained one starts elsewhere when the spread allows it.
+    engine.kubectl(&["patch", "deployment", "app", "--type=json", "-p",
+        r#"[{"op": "replace", "path": "/spec/template/spec/topologySpreadConstraints/0/whenUnsatisfiable", "value": "ScheduleAnyway"}]"#]);
+    engine.kubectl(&["rollout", "status", "deployment/app", "--timeout=150s"]);
+    let text = engine.mycelium(&["node", "drain", "host-1-2", "--timeout", "150"]);
+    assert!(text.contains("node host-1-2 drained"), "{text}");
+    let left: Vec<_> = pods(&engine, "app in (app, db)").into_iter().filter(|(_, node, _)| node == "host-1-2").collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(pods(&engine, "app=web").iter().any(|(_, node, _)| node == "host-1-2"), "the daemon stays");
+    engine.mycelium(&["node", "uncordon", "host-1-2"]);
+    nothing_is_left(&mut engine);
+}
