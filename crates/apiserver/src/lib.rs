@@ -58,6 +58,6 @@ pub mod write;
 pub use auth::Identity;
 pub use body::Body;
 pub use error::ApiError;
-pub use pki::{CertKey, Pki, PkiError};
 pub use mycelium_kinds::admission::Patience;
+pub use pki::{CertKey, Pki, PkiError};
 pub use server::{ApiServer, Config, NodeService};

@@ -22,7 +22,8 @@ pub fn current() -> io::Result<OwnedFd> {
 
 /// The network namespace that a process keeps alive by an open descriptor, without being in it. Nothing if it has none.
 pub fn held_by(pid: u32) -> Option<OwnedFd> {
-    let held = |file: &PathBuf| fs::read_link(file).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"net:["));
+    let held =
+        |file: &PathBuf| fs::read_link(file).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"net:["));
     let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
     files.into_iter().find(held).and_then(|file| File::open(file).ok()).map(OwnedFd::from)
 }

@@ -417,7 +417,8 @@ impl Compiler<'_> {
     fn return_paths(&mut self, protocol: Protocol, backends: &[Backend]) {
         for (address, port) in backends {
             self.element(HAIRPIN, Key::Pair(*address, *address), Value::None);
-            let local = self.site.cluster_cidr.contains(address) || *address == self.site.node_ip || address.is_loopback();
+            let local =
+                self.site.cluster_cidr.contains(address) || *address == self.site.node_ip || address.is_loopback();
             if !local {
                 self.element(OUTSIDE, Key::Frontend(*address, protocol, *port), Value::None);
             }

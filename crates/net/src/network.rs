@@ -243,7 +243,8 @@ impl Network {
         let host = resolv::Host::read(&self.inner.config.host_resolv_conf);
         // The machine's own servers may have an address that only the machine has.
         let elsewhere = host_network && self.inner.namespace.is_some();
-        let dns_policy = if elsewhere && dns_policy.is_none_or(|p| p == "ClusterFirst") { Some("Default") } else { dns_policy };
+        let dns_policy =
+            if elsewhere && dns_policy.is_none_or(|p| p == "ClusterFirst") { Some("Default") } else { dns_policy };
         let resolver = Resolver { dns: self.dns_ip(), domain: &self.inner.config.cluster_domain, host: &host };
         resolver.resolv_conf(namespace, host_network, dns_policy, dns_config)
     }

@@ -128,15 +128,8 @@ struct Loop {
 
 async fn follow(network: Network, client: Client, shared: Shared) {
     let mut updates = watches(&client);
-    let mut state = Loop {
-        network,
-        client,
-        shared,
-        tracker: Tracker::default(),
-        due: None,
-        last: None,
-        retry: RETRY_MIN,
-    };
+    let mut state =
+        Loop { network, client, shared, tracker: Tracker::default(), due: None, last: None, retry: RETRY_MIN };
     let mut resync = Instant::now();
     loop {
         tokio::select! {

@@ -99,11 +99,17 @@ fn each_node_compiles_the_cluster_for_itself() {
             assert!(rules.contains(&format!("{backend} . 8080")), "{backend} is reached from everywhere:\n{rules}");
         }
     }
-    assert!(!first.contains("10.244.16.9 . 80") && second.contains("10.244.16.9 . 80"), "host ports are the node's own");
+    assert!(
+        !first.contains("10.244.16.9 . 80") && second.contains("10.244.16.9 . 80"),
+        "host ports are the node's own"
+    );
     let hidden = "ip saddr != 10.244.16.0/20 ip daddr 10.244.0.0/16 ip daddr != 10.244.16.0/20 snat to 10.244.16.1";
     assert!(second.contains(&format!("ct status dnat {hidden}")), "{second}");
     assert!(first.contains("ct status dnat ip saddr 10.244.0.0/16 ip saddr != 10.244.0.0/20"), "{first}");
-    assert!(second.contains("ip saddr 10.244.0.0/16 oifname != \"lo\" oifname != \"mya1b2c3*\" masquerade"), "{second}");
+    assert!(
+        second.contains("ip saddr 10.244.0.0/16 oifname != \"lo\" oifname != \"mya1b2c3*\" masquerade"),
+        "{second}"
+    );
 }
 
 #[test]

@@ -419,7 +419,8 @@ pub fn cut_power(data_dir: &Path, instance: &str, number: u32) -> std::io::Resul
     }
     let all = cgroup_of_node(instance, number);
     // The first node's group also holds those of the others.
-    let groups: Vec<String> = ["guaranteed", "burstable", "besteffort"].iter().map(|qos| format!("{all}/{qos}")).collect();
+    let groups: Vec<String> =
+        ["guaranteed", "burstable", "besteffort"].iter().map(|qos| format!("{all}/{qos}")).collect();
     for group in &groups {
         Hierarchies::get().kill(group);
     }

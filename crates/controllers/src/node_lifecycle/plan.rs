@@ -39,12 +39,7 @@ pub fn is_healthy(node: &Node, silence: Duration, grace: Duration) -> bool {
 }
 
 /// The conditions of a node that has been silent for so long that nothing it said counts any more; none if they stand.
-pub fn conditions(
-    node: &Node,
-    silence: Duration,
-    grace: Duration,
-    now: Timestamp,
-) -> Option<Vec<NodeCondition>> {
+pub fn conditions(node: &Node, silence: Duration, grace: Duration, now: Timestamp) -> Option<Vec<NodeCondition>> {
     if silence < grace {
         return None;
     }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use mycelium_apiserver::NodeService;
@@ -27,7 +29,7 @@ async fn route(fleet: &Fleet, request: Request<Body>) -> Response<Body> {
     match name {
         None => summaries(fleet).await,
         Some(name) => match fleet.node(&name) {
-            Some(node) => node.service().oneshot(request).await.unwrap_or_else(|never| match never {}),
+            Some(node) => call(node.service(), request).await,
             // In the words of a client that cannot reach the node's agent.
             None => {
                 let why = if fleet.has(&name) { "no route to host" } else { "no such host" };
@@ -35,6 +37,11 @@ async fn route(fleet: &Fleet, request: Request<Body>) -> Response<Body> {
             }
         },
     }
+}
+
+/// Boxed, because the compiler cannot see by itself that the future may go to another thread.
+fn call(node: mycelium_node::NodeService, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(node.oneshot(request).map(|answer| answer.unwrap_or_else(|never| match never {})))
 }
 
 /// What all nodes and their pods use: the form of one node's summary, and all nodes in `nodes`.
@@ -52,7 +59,7 @@ async fn summaries(fleet: &Fleet) -> Response<Body> {
 
 async fn summary(node: mycelium_node::NodeService) -> Option<Value> {
     let request = Request::get("/stats/summary").body(full(String::new())).ok()?;
-    let answer = node.oneshot(request).await.unwrap_or_else(|never| match never {});
+    let answer = call(node, request).await;
     serde_json::from_slice(&answer.into_body().collect().await.ok()?.to_bytes()).ok()
 }
 

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::future::BoxFuture;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
@@ -85,7 +85,13 @@ pub struct Fleet {
 
 impl Fleet {
     /// The nodes of a configuration; none runs yet.
-    pub fn new(config: &Config, instance: &Instance, env: &Env, machine: &Network, client: kube::Client) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        instance: &Instance,
+        env: &Env,
+        machine: &Network,
+        client: kube::Client,
+    ) -> Result<Self> {
         let first = config.network(&instance.id());
         let seats = (1..=config.nodes).map(|number| -> Result<(String, Seat)> {
             let name = name(&config.node_name, number);
@@ -164,7 +170,11 @@ impl Fleet {
             let mut left = BTreeMap::new();
             for (name, on) in std::mem::take(&mut wanted) {
                 if let Err(error) = self.switch(&name, on).await {
-                    tracing::error!(node = name, error = format!("{error:#}"), "the node cannot be switched; trying again");
+                    tracing::error!(
+                        node = name,
+                        error = format!("{error:#}"),
+                        "the node cannot be switched; trying again"
+                    );
                     left.insert(name, on);
                 }
             }

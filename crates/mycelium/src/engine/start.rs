@@ -29,9 +29,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::fleet::Fleet;
 use super::instance::{Instance, Record};
 use super::keys::AdminConfig;
-use super::fleet::Fleet;
 use super::{agents, bootstrap, preflight, sources, state};
 use crate::commands::status::node_ready;
 
@@ -101,8 +101,7 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 
     let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
     let admin = kube::Client::new(api.server.client_service(identity), "default");
-    let options =
-        mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()), node_grace: config.node_grace };
+    let options = mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()), node_grace: config.node_grace };
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
 

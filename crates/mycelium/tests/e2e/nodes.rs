@@ -4,8 +4,11 @@ use crate::lifecycle::{nft_table_id, traces};
 use crate::support::{Engine, command, eventually, output, run};
 
 /// Seconds; far below the defaults, so that a lost node is noticed while the test looks.
-const SOON: [&str; 3] =
-    ["--node-monitor-grace-period=10s", "--default-unreachable-toleration-seconds=2", "--default-not-ready-toleration-seconds=2"];
+const SOON: [&str; 3] = [
+    "--node-monitor-grace-period=10s",
+    "--default-unreachable-toleration-seconds=2",
+    "--default-not-ready-toleration-seconds=2",
+];
 
 /// One pod per node that tells its node's name over HTTP.
 const WEB: &str = r#"
@@ -57,7 +60,7 @@ fn pods(engine: &Engine, selector: &str) -> Vec<(String, String, String)> {
 }
 
 fn get(engine: &Engine, pod: &str, url: &str) -> Result<String, String> {
-    let result = output(&mut engine.kubectl_command(&["exec", pod, "--", "wget", "-q", "-T", "3", "-O", "-", url]));
+    let result = output(&mut engine.kubectl_command(&["exec", pod, "--", "timeout", "5", "wget", "-qO-", url]));
     match result.status.success() {
         true => Ok(String::from_utf8_lossy(&result.stdout).trim().to_owned()),
         false => Err(String::from_utf8_lossy(&result.stderr).into_owned()),
@@ -69,7 +72,8 @@ fn pods_of_all_nodes_reach_each_other_and_the_cluster() {
     let mut engine = started("3", &[]);
     let nodes = engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"]);
     assert_eq!(nodes, "host-1 host-1-2 host-1-3");
-    let zones = engine.kubectl(&["get", "nodes", "-o", r"jsonpath={.items[*].metadata.labels.topology\.kubernetes\.io/zone}"]);
+    let zones =
+        engine.kubectl(&["get", "nodes", "-o", r"jsonpath={.items[*].metadata.labels.topology\.kubernetes\.io/zone}"]);
     assert_eq!(zones, "zone-1 zone-2 zone-3");
     engine.apply(WEB);
     engine.kubectl(&["rollout", "status", "daemonset/web", "--timeout=150s"]);
@@ -86,14 +90,16 @@ fn pods_of_all_nodes_reach_each_other_and_the_cluster() {
             (0..40).map(|_| get(&engine, pod, "http://web.default.svc.cluster.local/").expect("answers")).collect();
         assert_eq!(seen.len(), 3, "the service on {node} leads to every node: {seen:?}");
         // The node port of every node leads to all of them, too, and back.
-        for address in engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.addresses[0].address}"]).split(' ') {
+        for address in
+            engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.addresses[0].address}"]).split(' ')
+        {
             for _ in 0..6 {
                 get(&engine, pod, &format!("http://{address}:{node_port}/")).expect("the node port answers");
             }
         }
         let found = engine.kubectl(&["exec", pod, "--", "nslookup", "each.default.svc.cluster.local"]);
         assert!(web.iter().all(|(_, _, ip)| found.contains(ip)), "{found}");
-        engine.kubectl(&["exec", pod, "--", "nc", "-z", "-w", "3", "kubernetes.default", "443"]);
+        engine.kubectl(&["exec", pod, "--", "sh", "-c", "nc -w 5 $KUBERNETES_SERVICE_HOST 443 < /dev/null"]);
         assert_eq!(engine.kubectl(&["logs", pod]), "");
     }
     assert_eq!(engine.kubectl(&["top", "nodes", "--no-headers"]).lines().count(), 3);
@@ -141,7 +147,7 @@ spec:
   template:
     metadata: {labels: {app: app}}
     spec:
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       topologySpreadConstraints:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: app}}, nodeTaintsPolicy: Honor}
       containers: [{name: main, image: 'busybox:test', command: [sh, -c, "exec sleep 100000"]}]
@@ -157,7 +163,7 @@ spec:
   template:
     metadata: {labels: {app: db}}
     spec:
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       affinity:
         podAntiAffinity:
           preferredDuringSchedulingIgnoredDuringExecution:
@@ -185,7 +191,11 @@ fn a_lost_node_is_noticed_and_its_pods_move_or_wait() {
 
     engine.mycelium(&["node", "stop", "host-1-3"]);
     engine.wait_value("node/host-1-3", "{.status.conditions[?(@.type==\"Ready\")].reason}", "NodeStatusUnknown");
-    engine.wait_value("node/host-1-3", "{.spec.taints[?(@.effect==\"NoExecute\")].key}", "node.kubernetes.io/unreachable");
+    engine.wait_value(
+        "node/host-1-3",
+        "{.spec.taints[?(@.effect==\"NoExecute\")].key}",
+        "node.kubernetes.io/unreachable",
+    );
     let table = engine.mycelium(&["node", "list"]);
     let row = table.lines().find(|line| line.starts_with("host-1-3 ")).expect("listed");
     assert!(row.contains("NotReady") && row.contains(" off "), "{table}");
@@ -263,7 +273,8 @@ fn a_drain_keeps_the_budget_and_a_killed_engine_finds_its_nodes() {
     engine.kubectl(&["rollout", "status", "deployment/app", "--timeout=150s"]);
     let text = engine.mycelium(&["node", "drain", "host-1-2", "--timeout", "150"]);
     assert!(text.contains("node host-1-2 drained"), "{text}");
-    let left: Vec<_> = pods(&engine, "app in (app, db)").into_iter().filter(|(_, node, _)| node == "host-1-2").collect();
+    let left: Vec<_> =
+        pods(&engine, "app in (app, db)").into_iter().filter(|(_, node, _)| node == "host-1-2").collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(pods(&engine, "app=web").iter().any(|(_, node, _)| node == "host-1-2"), "the daemon stays");
     engine.mycelium(&["node", "uncordon", "host-1-2"]);

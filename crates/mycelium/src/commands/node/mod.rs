@@ -105,7 +105,8 @@ async fn stop(one: One) -> Result<ExitCode> {
 
 /// When the node last said that it lives.
 async fn last_sign(cluster: &Cluster, name: &str) -> Result<String> {
-    let lease = cluster.get_opt(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")).await?;
+    let lease =
+        cluster.get_opt(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")).await?;
     Ok(lease.as_ref().map(|lease| text(lease, "/spec/renewTime").to_owned()).unwrap_or_default())
 }
 
