@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mycelium-controllers", &["mycelium-api"]),
     ("mycelium-linux", &[]),
     ("mycelium-net", &["mycelium-api", "mycelium-linux"]),
+    ("mycelium-ingress", &["mycelium-api"]),
     ("mycelium-image", &["mycelium-api", "mycelium-linux"]),
     ("mycelium-node", &["mycelium-api", "mycelium-linux", "mycelium-net", "mycelium-image"]),
     ("mycelium-rhizomorph", &[]),

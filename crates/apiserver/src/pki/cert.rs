@@ -71,6 +71,24 @@ pub fn in_order(names: &[String]) -> Vec<String> {
     names
 }
 
+/// Whether a host, or `*.` and a domain, covers one of `names`, is an address, or is within the cluster's own domain.
+pub fn covers_one_of(host: &str, names: &[String]) -> bool {
+    let host = host.to_ascii_lowercase();
+    let host = host.trim_end_matches('.');
+    let plain = host.strip_prefix("*.").unwrap_or(host);
+    let within = |domain: &str| plain.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let covers = |name: &String| match host.strip_prefix("*.") {
+        Some(parent) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+        None => name.eq_ignore_ascii_case(host),
+    };
+    plain.is_empty()
+        || plain.contains('*')
+        || plain.parse::<std::net::IpAddr>().is_ok()
+        || ["svc", "cluster.local", "localhost"].into_iter().any(within)
+        || host == "*.local"
+        || names.iter().any(covers)
+}
+
 fn subject_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
     cert.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),

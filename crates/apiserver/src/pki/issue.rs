@@ -29,8 +29,8 @@ impl Authority<'_> {
     }
 
     /// A certificate for a server with these names and addresses.
-    pub fn serving(&self, names: &[String]) -> Result<CertKey, PkiError> {
-        let mut params = self.leaf("mycelium-apiserver", ExtendedKeyUsagePurpose::ServerAuth);
+    pub fn serving(&self, common_name: &str, names: &[String]) -> Result<CertKey, PkiError> {
+        let mut params = self.leaf(common_name, ExtendedKeyUsagePurpose::ServerAuth);
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),

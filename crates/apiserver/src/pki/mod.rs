@@ -56,6 +56,12 @@ pub enum PkiError {
         /// Which item.
         what: String,
     },
+    /// A host may not have a certificate of ours.
+    #[error("the host {host:?} stands for the API server or is within the cluster's own domain")]
+    Reserved {
+        /// The host.
+        host: String,
+    },
     /// A certificate could not be made.
     #[error("cannot make a certificate")]
     Generate(#[from] rcgen::Error),
@@ -118,7 +124,7 @@ impl Purpose {
 
     fn make(self, authority: &Authority<'_>, names: &[String]) -> Result<CertKey, PkiError> {
         match self {
-            Self::Serving => authority.serving(names),
+            Self::Serving => authority.serving("mycelium-apiserver", names),
             Self::Admin => authority.client(ADMIN, &[MASTERS.to_owned()]),
         }
     }
@@ -205,6 +211,16 @@ impl Pki {
     /// A client certificate: the user is the common name, a group an organisation. At most two groups fit.
     pub fn client_cert(&self, user: &str, groups: &[String]) -> Result<CertKey, PkiError> {
         self.keys.authority().client(user, groups)
+    }
+
+    /// A certificate for hosts that somebody else than the API server serves. Names that stand for the API server, and those
+    /// below the cluster's own domain, are refused: whoever trusts our CA would take their holder for the API server.
+    pub fn host_cert(&self, hosts: &[String]) -> Result<CertKey, PkiError> {
+        let Some(first) = hosts.first() else { return Err(PkiError::Reserved { host: String::new() }) };
+        if let Some(host) = hosts.iter().find(|host| cert::covers_one_of(host, &self.keys.names)) {
+            return Err(PkiError::Reserved { host: host.clone() });
+        }
+        self.keys.authority().serving(first, hosts)
     }
 
     /// A kubeconfig with the CA and the administrator's certificate embedded.
@@ -365,6 +381,33 @@ mod tests {
         later.server_config().expect("serves");
         let authority_renewed = load("2033-01-01T00:00:00Z", &sans[..1]);
         assert_ne!(later.ca_pem(), authority_renewed.ca_pem());
+    }
+
+    #[test]
+    fn hosts_get_certificates_but_not_for_the_servers_names() {
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc", "node-1.lan"].map(str::to_owned);
+        let pki = Pki::in_memory(env("2026-01-01T00:00:00Z"), &names).expect("creates");
+        let asked = |host: &str| pki.host_cert(&["a.test".to_owned(), host.to_owned()]);
+        let der = cert::decode(&asked("*.b.test").expect("a certificate").cert).expect("readable");
+        assert_eq!(cert::names_of(&der), ["*.b.test", "a.test"]);
+        let refused = [
+            "LOCALHOST",
+            "127.0.0.1",
+            "10.0.0.1",
+            "node-1.lan",
+            "*.lan",
+            "x.ns.svc",
+            "*.svc",
+            "a.svc.cluster.local",
+            "*.cluster.local",
+            "*.local",
+            "*",
+            "",
+        ];
+        for host in refused {
+            assert!(matches!(asked(host), Err(PkiError::Reserved { .. })), "{host}");
+        }
+        assert!(pki.host_cert(&[]).is_err());
     }
 
     #[test]
