@@ -190,11 +190,6 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it runs this pod. The uid may be left open.
-    pub fn has(&self, namespace: &str, name: &str) -> bool {
-        self.inner.find(namespace, name, None).is_some()
-    }
-
     /// Every image that some container of its pods uses.
     pub fn images_in_use(&self) -> Vec<String> {
         self.inner.workers().values().flat_map(|handle| images_of(&handle.shared.borrow())).collect()

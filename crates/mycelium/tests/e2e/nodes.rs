@@ -1,5 +1,7 @@
 //! Several nodes on one machine: pods on all of them, and what happens when one is lost, drained, or nobody watches.
 
+use std::collections::BTreeSet;
+
 use crate::lifecycle::{nft_table_id, traces};
 use crate::support::{Engine, command, eventually, output, run};
 
@@ -67,6 +69,14 @@ fn get(engine: &Engine, pod: &str, url: &str) -> Result<String, String> {
     }
 }
 
+/// So many answers, one a line.
+fn answers(engine: &Engine, pod: &str, url: &str, count: u32) -> String {
+    let script = format!("for i in $(seq {count}); do timeout 5 wget -qO- {url}; done");
+    engine.kubectl(&["exec", pod, "--", "sh", "-c", &script])
+}
+
+const ADDRESSES: &str = "jsonpath={.items[*].status.addresses[0].address}";
+
 #[test]
 fn pods_of_all_nodes_reach_each_other_and_the_cluster() {
     let mut engine = started("3", &[]);
@@ -86,16 +96,13 @@ fn pods_of_all_nodes_reach_each_other_and_the_cluster() {
             assert_eq!(get(&engine, pod, &format!("http://{ip}:8080/")).as_ref(), Ok(other), "from {node} to {other}");
         }
         assert_eq!(get(&engine, pod, "http://near/").as_ref(), Ok(node), "a local service stays on its node");
-        let seen: std::collections::BTreeSet<String> =
-            (0..40).map(|_| get(&engine, pod, "http://web.default.svc.cluster.local/").expect("answers")).collect();
-        assert_eq!(seen.len(), 3, "the service on {node} leads to every node: {seen:?}");
-        // The node port of every node leads to all of them, too, and back.
-        for address in
-            engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.addresses[0].address}"]).split(' ')
-        {
-            for _ in 0..6 {
-                get(&engine, pod, &format!("http://{address}:{node_port}/")).expect("the node port answers");
-            }
+        let seen = answers(&engine, pod, "http://web.default.svc.cluster.local/", 40);
+        let distinct: BTreeSet<&str> = seen.lines().collect();
+        assert_eq!(distinct.len(), 3, "the service on {node} leads to every node: {seen}");
+        // The node port of every node leads to all of them, too, and the answers come back.
+        for address in engine.kubectl(&["get", "nodes", "-o", ADDRESSES]).split(' ') {
+            let seen = answers(&engine, pod, &format!("http://{address}:{node_port}/"), 8);
+            assert_eq!(seen.lines().count(), 8, "from {node} to the port of {address}: {seen}");
         }
         let found = engine.kubectl(&["exec", pod, "--", "nslookup", "each.default.svc.cluster.local"]);
         assert!(web.iter().all(|(_, _, ip)| found.contains(ip)), "{found}");
@@ -135,6 +142,22 @@ fn nothing_is_left(engine: &mut Engine) {
     assert_eq!(traces(&id), Vec::<String>::new());
     let dir = engine.dir().display().to_string();
     assert!(!run(command("ps").args(["-eo", "args"])).contains(&dir), "no process has the directory's name");
+}
+
+#[test]
+fn eight_nodes_cost_little() {
+    let mut engine = Engine::prepare();
+    engine.options = vec!["--nodes=8".to_owned()];
+    engine.up();
+    let ranges = engine.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].spec.podCIDR}"]);
+    let distinct: BTreeSet<&str> = ranges.split(' ').collect();
+    assert_eq!(distinct.len(), 8, "{ranges}");
+    let names = engine.mycelium(&["node", "list", "-o", "name"]);
+    assert_eq!(names.lines().last(), Some("node/host-1-8"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", engine.pid())).expect("it runs");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib <= 90 << 10, "{kib} KiB with eight nodes");
 }
 
 const APPS: &str = r#"
