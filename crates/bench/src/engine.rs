@@ -32,7 +32,7 @@ impl Engine {
         let begun = Instant::now();
         let mut child = command(binary)
             .args(["up", "--listen", "127.0.0.1:0", "--pod-cidr", "10.40.0.0/16", "--service-cidr", "10.41.0.0/16"])
-            .args(["--node-name", "bench"])
+            .args(["--node-name", "bench", "--ingress-http", "127.0.0.1:0", "--ingress-https", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(dir.path())
             .stdout(Stdio::piped())

@@ -6,12 +6,14 @@
 //! | `creates.rs` | durable creates per second, against etcd |
 //! | `latency.rs` | write to watch event |
 //! | `pods.rs` | pod create to Running, against podman and containerd; 1 to 100 pods |
+//! | `ingress.rs` | the ingress proxy, against nginx before the same upstream |
 //! | `vm/` | virtual machines: pauses, slow-down, failover, migration, traffic, memory |
 //! | `report.rs` | the table |
 
 mod creates;
 mod engine;
 mod etcd;
+mod ingress;
 mod latency;
 mod pods;
 mod report;
@@ -66,6 +68,9 @@ fn main() -> Result<()> {
     }
     if wants("size") {
         engine::size(&binary, &mut report)?;
+    }
+    if wants("ingress") {
+        runtime.block_on(ingress::ingress(&binary, &mut report))?;
     }
     vm::all(&binary, wants, &mut report);
     report.print();

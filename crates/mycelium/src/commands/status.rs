@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::IngressClass;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
@@ -51,6 +52,10 @@ struct Cluster {
     nodes_ready: usize,
     pods: usize,
     pods_running: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress_http: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress_https: Option<String>,
     memory_bytes: u64,
     state_bytes: u64,
 }
@@ -85,6 +90,8 @@ async fn cluster(instance: &Instance, record: &Record) -> Result<Cluster> {
     let client = instance.client().await?;
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("asking for the nodes")?;
     let node = nodes.items.iter().find(|node| node.metadata.name.as_ref() == Some(&record.node));
+    let class = Api::<IngressClass>::all(client.clone()).get_opt(mycelium_ingress::CLASS).await.unwrap_or_default();
+    let listening = |annotation: &str| class.as_ref()?.metadata.annotations.as_ref()?.get(annotation).cloned();
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.context("asking for the pods")?;
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
     Ok(Cluster {
@@ -93,6 +100,8 @@ async fn cluster(instance: &Instance, record: &Record) -> Result<Cluster> {
         nodes_ready: nodes.items.iter().filter(|node| node_ready(node)).count(),
         pods: pods.items.len(),
         pods_running: pods.items.iter().filter(|pod| phase(pod) == "Running").count(),
+        ingress_http: listening(mycelium_ingress::HTTP),
+        ingress_https: listening(mycelium_ingress::HTTPS),
         memory_bytes: resident_bytes(record.pid),
         state_bytes: std::fs::metadata(instance.path("state")).map_or(0, |file| file.len()),
     })
@@ -126,6 +135,14 @@ fn print_text(status: &Status) {
             all => format!(", {} of {all} nodes ready", cluster.nodes_ready),
         };
         println!("node    {} {ready}{others}, {} of {} pods running", engine.node, cluster.pods_running, cluster.pods);
+        let listening = |scheme: &str, all: &Option<String>| {
+            let all = all.iter().flat_map(|all| all.split(',')).map(|address| format!("{scheme}://{address}"));
+            all.collect::<Vec<_>>().join(" ")
+        };
+        let (http, https) = (listening("http", &cluster.ingress_http), listening("https", &cluster.ingress_https));
+        if !http.is_empty() || !https.is_empty() {
+            println!("ingress {}", format!("{http} {https}").trim());
+        }
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
             "memory  {:.1} MiB resident; state {:.1} MiB in {dir}/state",

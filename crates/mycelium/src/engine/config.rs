@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use mycelium_apiserver::Patience;
+use mycelium_ingress::Listen;
 use mycelium_net::{NODES_MAX, NetConfig, node_range};
 use serde::Deserialize;
 
@@ -52,6 +53,14 @@ pub struct Options {
     /// How long pods may stay on a node that is lost, unless they say otherwise [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub default_unreachable_toleration_seconds: Option<u32>,
+    /// Where Ingresses are served by HTTP, or `off`; port 0 takes a free one [default: port 80 of the node and of loopback]
+    #[arg(long, value_name = "ADDR:PORT")]
+    #[serde(rename = "ingressHTTP")]
+    pub ingress_http: Option<String>,
+    /// The same by HTTPS [default: port 443 of the node and of loopback]
+    #[arg(long, value_name = "ADDR:PORT")]
+    #[serde(rename = "ingressHTTPS")]
+    pub ingress_https: Option<String>,
     /// Note every request in this file, one line of JSON each [default: no audit log]
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -76,6 +85,10 @@ pub struct Config {
     pub node_grace: Duration,
     /// How long pods may stay on nodes that are unwell.
     pub patience: Patience,
+    /// Where Ingresses are served by HTTP.
+    pub ingress_http: Listen,
+    /// Where they are served by HTTPS.
+    pub ingress_https: Listen,
     /// Where requests are noted down.
     pub audit_log: Option<PathBuf>,
 }
@@ -110,6 +123,8 @@ impl Config {
                     .or(file.default_unreachable_toleration_seconds)
                     .unwrap_or(Patience::default().unreachable_s),
             },
+            ingress_http: ingress("--ingress-http", flags.ingress_http.or(file.ingress_http), 80)?,
+            ingress_https: ingress("--ingress-https", flags.ingress_https.or(file.ingress_https), 443)?,
             audit_log: flags.audit_log.or(file.audit_log),
         })
     }
@@ -178,10 +193,21 @@ fn read(path: &Path) -> Result<Options> {
     let text = std::fs::read_to_string(path).with_context(|| format!("--config {} cannot be read", path.display()))?;
     serde_saphyr::from_str(&text).with_context(|| {
         format!(
-            "--config {} is not a valid configuration (fields: dataDir, listen, podCIDR, serviceCIDR, nodeName, nodes, …)",
+            "--config {} is not a valid configuration (fields: dataDir, listen, podCIDR, serviceCIDR, nodeName, nodes, \
+             ingressHTTP, ingressHTTPS, …)",
             path.display()
         )
     })
+}
+
+fn ingress(flag: &str, given: Option<String>, port: u16) -> Result<Listen> {
+    match given.as_deref() {
+        None => Ok(Listen::Node(port)),
+        Some("off") => Ok(Listen::Off),
+        Some(text) => text.parse().map(Listen::At).with_context(|| {
+            format!("{flag} {text:?} is not an address and port, nor `off`; write for instance 0.0.0.0:{port}")
+        }),
+    }
 }
 
 fn range(flag: &str, given: Option<String>, default: &str, prefix_max: u8) -> Result<Ipv4Net> {
@@ -230,7 +256,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_what_was_found_and_what_is_allowed() {
-        let cases: [(Options, &str); 8] = [
+        let cases: [(Options, &str); 9] = [
             (Options { nodes: Some(17), ..options() }, "--nodes 17 is not possible"),
             (Options { nodes: Some(2), pod_cidr: Some("10.1.0.0/21".into()), ..options() }, "too small to be divided"),
             (Options { node_monitor_grace_period: Some("4h".into()), ..options() }, "grace-period \"4h\""),
@@ -244,6 +270,7 @@ mod tests {
                 "--service-cidr 10.0.0.0/30 is too small",
             ),
             (Options { pod_cidr: Some("10.96.0.0/16".into()), ..options() }, "overlap"),
+            (Options { ingress_http: Some("80".into()), ..options() }, "--ingress-http \"80\" is not an address"),
             (Options { node_name: Some("A b".into()), ..options() }, "--node-name \"A b\""),
         ];
         for (flags, expected) in cases {

@@ -7,6 +7,7 @@
 //! | `preflight.rs` | what the machine must have, and what to do when it has not |
 //! | `keys.rs` | certificates and the kubeconfig, renewed while the engine runs |
 //! | `state.rs` | the state file, and the key of the Secrets in it |
+//! | `ingress.rs` | the ingress proxy |
 //! | `start.rs` | the start sequence, and what runs until the end |
 //! | `fleet.rs`, `agents.rs` | the nodes: which have power; their answers to the API server |
 //! | `sources.rs` | the real clock and randomness |
@@ -16,6 +17,7 @@ pub mod agents;
 pub mod bootstrap;
 pub mod config;
 pub mod fleet;
+pub mod ingress;
 pub mod instance;
 pub mod keys;
 pub mod preflight;

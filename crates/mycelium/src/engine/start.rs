@@ -32,7 +32,7 @@ use super::config::Config;
 use super::fleet::Fleet;
 use super::instance::{Instance, Record};
 use super::keys::AdminConfig;
-use super::{agents, bootstrap, preflight, sources, state};
+use super::{agents, bootstrap, ingress, preflight, sources, state};
 use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
@@ -86,6 +86,7 @@ struct Api {
     env: Env,
     admin: AdminConfig,
     root_ca: String,
+    pki: Pki,
     revision: u64,
 }
 
@@ -121,6 +122,9 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     let started = fleet.start().await?;
     tasks.spawn(fleet.keep(stopped.clone()));
     bootstrap::apply(&admin, &plan, pods_address).await?;
+    let (config_of_proxy, env, pki, node_ip) = (config.clone(), api.env.clone(), api.pki.clone(), network.node_ip());
+    let (client, stop_of_proxy) = (admin.clone(), until(stopped.clone()));
+    tasks.spawn(async move { ingress::run(&config_of_proxy, client, env, pki, node_ip, stop_of_proxy).await });
 
     instance.write_record(&record(config, &api.env, api.address))?;
     let ready = futures::future::try_join_all(started.iter().map(|name| wait_node_ready(&admin, name)));
@@ -144,7 +148,7 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     let url = format!("https://{}", reachable(address));
     let admin = AdminConfig::write(pki.clone(), instance.path("admin.kubeconfig"), url)?;
     let root_ca = pki.ca_pem().to_owned();
-    let mut settings = ApiConfig::new(store, env.clone(), pki);
+    let mut settings = ApiConfig::new(store, env.clone(), pki.clone());
     settings.service_cidr = config.service_cidr;
     if let Some(path) = &config.audit_log {
         let log =
@@ -154,7 +158,7 @@ fn api(config: &Config, instance: &Instance, plan: &NetConfig) -> Result<Api> {
     settings.patience = config.patience;
     settings.scratch = instance.dir().to_owned();
     let server = ApiServer::new(settings)?;
-    Ok(Api { server, listener, address, env, admin, root_ca, revision })
+    Ok(Api { server, listener, address, env, admin, root_ca, pki, revision })
 }
 
 /// All names and addresses that clients may call the API by.

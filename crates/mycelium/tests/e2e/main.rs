@@ -14,6 +14,7 @@ mod clients;
 mod disk;
 mod durability;
 mod faults;
+mod ingress;
 mod lifecycle;
 mod metrics;
 mod network;

@@ -6,7 +6,7 @@ use crate::support::{Engine, cache, command, run};
 
 /// Makes an image of the root file system that `scripts/setup.sh test` has made with mmdebstrap: Debian's nginx and Redis
 /// with all they depend on.
-fn import_servers(engine: &Engine, name: &str, entrypoint: &str) {
+pub fn import_servers(engine: &Engine, name: &str, entrypoint: &str) {
     let tar = cache().join("servers.tar");
     assert!(tar.exists(), "{} is missing: run `scripts/setup.sh test` first (make test does)", tar.display());
     let (dir, tar) = (engine.dir().display().to_string(), tar.display().to_string());

@@ -72,6 +72,7 @@ impl Engine {
         let mut command = command(mycelium());
         command.args(["up", "--listen", "127.0.0.1:0", "--node-name", "host-1"]);
         command.arg("--data-dir").arg(self.dir());
+        command.args(["--ingress-http", "127.0.0.1:0", "--ingress-https", "127.0.0.1:0"]);
         command.args(["--pod-cidr", &self.ranges.0, "--service-cidr", &self.ranges.1]).args(&self.options);
         command
     }
