@@ -218,6 +218,11 @@ impl Table {
         self.groups.get(group)?.get(version)?.get(resource)
     }
 
+    /// Every resource in every version.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.groups.values().flat_map(|versions| versions.values()).flat_map(|names| names.values())
+    }
+
     /// The resources of definitions, and those that are only answered.
     pub fn customs(&self) -> &[Arc<Resource>] {
         &self.customs

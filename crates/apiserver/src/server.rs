@@ -25,6 +25,7 @@ use crate::auth::{Identity, rbac, roles};
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::fairness::{self, Seats};
+use crate::measured::scrape::Memory;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::quota::{self, ChargeError, Limits, Quotas};
@@ -83,6 +84,7 @@ pub struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) expiry: Arc<Expiry>,
     pub(crate) quotas: Quotas,
+    pub(crate) counters: Memory,
     pub(crate) seats: Arc<Seats>,
     pub(crate) audit: Option<AuditLog>,
     pub(crate) service_cidr: Ipv4Net,
@@ -171,6 +173,7 @@ impl ApiServer {
                 metrics: Metrics::default(),
                 expiry: Arc::default(),
                 quotas: Quotas::default(),
+                counters: Memory::default(),
                 seats: Arc::default(),
                 audit: config.audit,
                 service_cidr: config.service_cidr,

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use mycelium_api::env::Env;
 use mycelium_apiserver::auth::tokens::{Bound, Tokens};
+use mycelium_apiserver::measured::exposition::Exposition;
 use mycelium_apiserver::media::{self, Accept};
 use mycelium_apiserver::read::options::ListOptions;
 use mycelium_apiserver::request::{self, Query};
@@ -31,7 +32,7 @@ const DNS: &[u8] =
 const REFERENCE: &[u8] =
     b"registry.example:5000/a/b:tag@sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target::new(
         "crd-schema",
         crd_schema,
@@ -46,6 +47,11 @@ pub const TARGETS: [Target; 11] = [
             b"/api/v1/pods?resourceVersion=5&resourceVersionMatch=Exact&continue=eyJydiI6NX0",
             b"/api/v1/watch/namespaces/a/services/https:b:c/proxy/x//y?z",
         ],
+    ),
+    Target::new(
+        "exposition",
+        exposition,
+        &[b"# TYPE a_total counter\na_total{b=\"c \\\"d\\\"\\n\",e=\"\"} 1.5e3 17\n# TYPE f histogram\nf_count 2 # {g=\"h\"} 1\n"],
     ),
     Target::new(
         "media",
@@ -87,6 +93,15 @@ fn base64(text: &str) -> Vec<u8> {
 fn protobuf(bytes: &[u8]) {
     if let Ok(value) = protobuf::decode(bytes) {
         assert!(value.to_string().starts_with('{'));
+    }
+}
+
+/// Every series that is read is a number with a name.
+fn exposition(bytes: &[u8]) {
+    let found = Exposition::parse(&String::from_utf8_lossy(bytes));
+    for series in &found.series {
+        assert!(series.value.is_finite() && !series.name.is_empty());
+        assert!(found.sum(&series.name, |_| true).is_some());
     }
 }
 

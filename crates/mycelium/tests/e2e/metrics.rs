@@ -93,3 +93,88 @@ fn an_autoscaler_follows_the_load_up_and_down() {
     }
     engine.wait_value("deployment/busy", "{.spec.replicas}", "1");
 }
+
+/// A web server whose every answer counts, and which says so; and one who asks, until told to rest.
+const COUNTED: &str = r##"
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: pages }
+data:
+  hit: |
+    #!/bin/sh
+    echo x >> /tmp/hits
+    printf 'Content-Type: text/plain\r\n\r\nhello\n'
+  metrics: |
+    #!/bin/sh
+    printf 'Content-Type: text/plain\r\n\r\n'
+    echo '# TYPE http_requests_total counter'
+    echo "http_requests_total{page=\"hit\"} $(wc -l < /tmp/hits)"
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web }
+spec:
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata:
+      labels: { app: web }
+      annotations: { prometheus.io/path: /cgi-bin/metrics }
+    spec:
+      terminationGracePeriodSeconds: 0
+      volumes: [{ name: pages, configMap: { name: pages, defaultMode: 0755 } }]
+      containers:
+        - name: web
+          image: busybox:test
+          command: [sh, -c, "touch /tmp/hits; exec httpd -f -p 8080 -h /www"]
+          ports: [{ name: http, containerPort: 8080 }]
+          readinessProbe: { tcpSocket: { port: http }, periodSeconds: 1 }
+          volumeMounts: [{ name: pages, mountPath: /www/cgi-bin }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec: { selector: { app: web }, ports: [{ port: 80, targetPort: http }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: visitor }
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: main
+      image: busybox:test
+      command: [sh, -c, "while [ ! -e /tmp/rest ]; do wget -q -O /dev/null http://web/cgi-bin/hit || sleep 1; done; sleep 100000"]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: { name: web }
+spec:
+  scaleTargetRef: { apiVersion: apps/v1, kind: Deployment, name: web }
+  minReplicas: 1
+  maxReplicas: 3
+  metrics:
+    - type: Pods
+      pods: { metric: { name: http_requests_per_second }, target: { type: AverageValue, averageValue: 100m } }
+  behavior: { scaleDown: { stabilizationWindowSeconds: 0 } }
+"##;
+
+#[test]
+fn an_autoscaler_follows_a_counter_of_the_pods_own() {
+    let engine = Engine::start();
+    engine.import_busybox();
+    engine.apply(COUNTED);
+    engine.wait_value("deployment/web", "{.spec.replicas}", "3");
+    engine.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
+    const API: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/default";
+    let pods = engine.kubectl(&["get", "--raw", &format!("{API}/pods/*/http_requests?labelSelector=app%3Dweb")]);
+    assert!(pods.contains(r#""kind":"MetricValueList""#) && pods.contains(r#""windowSeconds""#), "{pods}");
+    let service = engine.kubectl(&["get", "--raw", &format!("{API}/services/web/http_requests_per_second")]);
+    assert!(service.contains(r#""kind":"Service""#) && !service.contains(r#""value":"0""#), "{service}");
+    let missing = engine.kubectl_fails(&["get", "--raw", &format!("{API}/pods/*/unheard_of")]);
+    assert!(missing.contains("not found") || missing.contains("NotFound"), "{missing}");
+    assert!(engine.kubectl(&["api-versions"]).contains("custom.metrics.k8s.io/v1beta2"));
+    engine.kubectl(&["exec", "visitor", "--", "touch", "/tmp/rest"]);
+    engine.wait_value("deployment/web", "{.spec.replicas}", "1");
+    let events = engine.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=HorizontalPodAutoscaler"]);
+    assert!(events.contains("pods metric http_requests_per_second above target"), "{events}");
+}

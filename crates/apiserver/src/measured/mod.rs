@@ -2,6 +2,10 @@
 //!
 //! Form and names are those of `k8s.io/metrics`: processor time in nanocores, memory as working set.
 
+pub mod custom;
+pub mod exposition;
+pub mod scrape;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -46,7 +50,7 @@ static RESOURCES: LazyLock<Vec<Arc<Resource>>> =
 
 /// The resources of the group.
 pub fn resources() -> impl Iterator<Item = Arc<Resource>> {
-    RESOURCES.iter().cloned()
+    RESOURCES.iter().cloned().chain(custom::resources())
 }
 
 /// Answers a GET of one object.
