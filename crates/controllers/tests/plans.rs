@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use mycelium_controllers::cache::Key;
 use mycelium_controllers::objects::name;
 use mycelium_controllers::scheduler::plan::Board;
@@ -74,6 +75,7 @@ fn scheduler() {
         for pod in read_all::<Pod>(&given["pods"]) {
             board.set_pod(&pod);
         }
+        board.set_budgets(&read_all::<PodDisruptionBudget>(&given["budgets"]));
         let mut placed = serde_json::Map::new();
         for pod in read_all::<Pod>(&given["pending"]) {
             board.set_pod(&pod);

@@ -67,6 +67,28 @@ async fn cron_jobs_fire_keep_their_history_and_mind_those_that_run() {
     cluster.until("its jobs", async |c| jobs_of(c, "allow").await.is_empty()).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn missed_times_are_made_up_for_once_and_within_the_deadline() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("n1").await;
+    for (name, deadline) in [("late", 200), ("tight", 5)] {
+        let asleep = json!({"suspend": true, "startingDeadlineSeconds": deadline});
+        cluster.post(CRONS, cron(name, "exit-0", asleep)).await;
+    }
+    sleep(Duration::from_secs(150)).await;
+    for name in ["late", "tight"] {
+        cluster.patch(&format!("{CRONS}/{name}"), json!({"spec": {"suspend": false}})).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    let late = jobs_of(&cluster, "late").await;
+    let minute = "2026-01-01T00:02:00Z".parse::<jiff::Timestamp>().unwrap().as_second() / 60;
+    assert_eq!(late.iter().map(|job| &job["metadata"]["name"]).collect::<Vec<_>>(), [&json!(format!("late-{minute}"))]);
+    assert_eq!(jobs_of(&cluster, "tight").await.len(), 0);
+    sleep(Duration::from_secs(35)).await;
+    assert_eq!(jobs_of(&cluster, "tight").await.len(), 1);
+    assert_eq!(jobs_of(&cluster, "late").await.len(), 2);
+}
+
 async fn evict(cluster: &Cluster, pod: &str) -> Result<Value, kube::Error> {
     let eviction =
         json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "default"}});

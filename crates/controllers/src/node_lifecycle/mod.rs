@@ -46,9 +46,10 @@ pub fn start(context: &Context, grace: Duration) -> impl Future<Output = ()> + S
     async move {
         context.caches.synced().await;
         let mut heard = BTreeMap::new();
+        let mut first_seen = Seen::new();
         loop {
             listen(&context, &mut heard);
-            if let Err(error) = look(&context, &heard, grace).await {
+            if let Err(error) = look(&context, &heard, grace, &mut first_seen).await {
                 tracing::debug!(error = error.message(), "node not brought up to date, will be tried again");
             }
             tokio::select! {
@@ -81,7 +82,29 @@ fn listen(context: &Context, heard: &mut BTreeMap<String, Heard>) {
     }
 }
 
-async fn look(context: &Context, heard: &BTreeMap<String, Heard>, grace: Duration) -> Result<(), Error> {
+/// When a taint that does not say when it was added was first seen, by node, key, value and effect.
+type Seen = BTreeMap<(String, String, Option<String>), Timestamp>;
+
+/// Taints with the time since when pods' patience with them runs.
+fn timed(node: &Node, first_seen: &mut Seen, now: Timestamp) -> Vec<Taint> {
+    let mut taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let node = name(&node.metadata);
+    let is =
+        |taint: &Taint, (_, key, value): &(String, String, Option<String>)| taint.key == *key && taint.value == *value;
+    first_seen.retain(|seen, _| seen.0 != node || taints.iter().any(|taint| is(taint, seen)));
+    for taint in taints.iter_mut().filter(|taint| taint.effect == "NoExecute" && taint.time_added.is_none()) {
+        let seen = (node.to_owned(), taint.key.clone(), taint.value.clone());
+        taint.time_added = Some(Time(*first_seen.entry(seen).or_insert(now)));
+    }
+    taints
+}
+
+async fn look(
+    context: &Context,
+    heard: &BTreeMap<String, Heard>,
+    grace: Duration,
+    first_seen: &mut Seen,
+) -> Result<(), Error> {
     let now = Instant::now();
     let silence =
         |node: &Node| heard.get(name(&node.metadata)).map_or(Duration::ZERO, |last| now.duration_since(last.at));
@@ -91,7 +114,7 @@ async fn look(context: &Context, heard: &BTreeMap<String, Heard>, grace: Duratio
     for node in nodes {
         let silent = (silence(&node), grace);
         // One node that cannot be written must not keep the others from being looked after.
-        if let Err(error) = tend(context, node, silent, any_healthy).await {
+        if let Err(error) = tend(context, node, silent, any_healthy, first_seen).await {
             result = Err(error);
         }
     }
@@ -103,6 +126,7 @@ async fn tend(
     node: Arc<Node>,
     (silence, grace): (Duration, Duration),
     any_healthy: bool,
+    first_seen: &mut Seen,
 ) -> Result<(), Error> {
     let cache = &context.caches.nodes;
     let now = context.env.now();
@@ -133,7 +157,7 @@ async fn tend(
             write_off(context, pod).await?;
         }
     }
-    evict(context, &pods, node.spec.and_then(|spec| spec.taints).unwrap_or_default(), now).await
+    evict(context, &pods, timed(&node, first_seen, now), now).await
 }
 
 /// Ends a pod that nobody is left to end, so that its successor may start.

@@ -4,6 +4,7 @@
 
 mod around;
 mod backlog;
+mod budgets;
 mod census;
 mod node;
 pub mod plan;
@@ -262,6 +263,7 @@ impl Scheduler {
     /// Drives less important pods out for one that fits nowhere, if that helps; and tells why it waits.
     fn make_room(&mut self, key: &Key, pod: Arc<Pod>, unfit: &Unfit) -> Work {
         let now = Instant::now();
+        self.board.set_budgets(&self.context.caches.budgets.all());
         let (message, preemption) = match self.board.preempt(key) {
             Ok(preemption) => {
                 self.backlog.set_aside_for_room(key, priority(&pod), created(&pod), now);

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Taint};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::around::Surroundings;
+use super::budgets::Budget;
 use super::census::{Census, Namespaces};
 use super::node::Node;
 use super::pod::PodInfo;
@@ -45,6 +47,8 @@ pub struct Board {
     soft_taints: usize,
     /// Nodes on which room is being made for pods.
     pub(super) nominated: BTreeMap<Key, String>,
+    /// What must not be disrupted if it can be helped.
+    pub(super) budgets: Vec<Budget>,
     /// Where the next search begins, so that equally good nodes take turns.
     start: usize,
 }
@@ -240,6 +244,11 @@ impl Board {
         if let Some(entry) = self.pods.get_mut(key) {
             entry.storage = storage.clone();
         }
+    }
+
+    /// What must not be disrupted if it can be helped.
+    pub fn set_budgets(&mut self, budgets: &[Arc<PodDisruptionBudget>]) {
+        self.budgets = budgets.iter().filter_map(Budget::new).collect();
     }
 
     /// How many nodes there are.

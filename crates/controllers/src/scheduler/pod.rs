@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::node::Node;
-use super::resources::{Resources, assumed_of_pod, of_pod};
+use super::resources::{Resources, of_live_pod};
 use crate::labels::{Matcher, Requirement};
 use crate::objects::labels;
 
@@ -230,13 +230,13 @@ impl PodInfo {
         let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let required = node_affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
         let preferred = node_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let assumed = assumed_of_pod(spec);
+        let (requests, assumed) = of_live_pod(pod, spec);
         Self {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone(),
             labels: labels(&pod.metadata).clone(),
-            requests: of_pod(spec),
+            requests,
             assumed: (assumed.cpu_milli, assumed.memory),
             ports: host_ports(spec),
             priority: spec.priority.unwrap_or(0),

@@ -1,9 +1,11 @@
 //! Making room for an important pod at the cost of less important ones.
 //!
 //! For each node where that could help, the less important pods are taken off the board, and put back one by one, the most
-//! important first, as long as the pod still fits. Those that could not be put back are the victims.
+//! first, as long as the pod still fits. Those that could not be put back are the victims. Pods that a PodDisruptionBudget
+//! protects are put back before all others.
 
 use super::around::Surroundings;
+use super::budgets::violations;
 use super::plan::{Board, objections, suits};
 use super::why::Reason;
 use crate::cache::Key;
@@ -20,8 +22,9 @@ pub struct Preemption {
     pub victims: Vec<Key>,
 }
 
-/// What a choice of victims costs; the least is best: the importance of the most important one, of all together, and how many.
-type Cost = (i32, i64, usize);
+/// What a choice of victims costs; the least is best: how many a budget protects, the importance of the most important one,
+/// of all together, and how many.
+type Cost = (usize, i32, i64, usize);
 
 impl Board {
     /// Finds the node where the least is lost. The text says why there is none.
@@ -82,26 +85,29 @@ impl Board {
             let created = self.pods.get(other).and_then(|entry| entry.info.created);
             (std::cmp::Reverse(of(self, other)), created)
         });
-        for other in &lesser {
+        let infos: Vec<_> = lesser.iter().filter_map(|other| Some(self.pods.get(other)?.info.clone())).collect();
+        let protected = violations(&self.budgets, infos.iter().map(std::convert::AsRef::as_ref));
+        let mut lesser: Vec<(bool, Key)> = protected.into_iter().zip(lesser).collect();
+        lesser.sort_by_key(|(protected, _)| !protected);
+        for (_, other) in &lesser {
             self.take_off(other);
         }
-        let mut victims = Vec::new();
-        let possible = self.fits_on(key, slot);
-        if possible {
-            for other in &lesser {
-                self.put_on(other, &name);
-                if !self.fits_on(key, slot) {
-                    self.take_off(other);
-                    victims.push(other.clone());
-                }
-            }
-            victims.iter().for_each(|other| self.put_on(other, &name));
-        } else {
-            lesser.iter().for_each(|other| self.put_on(other, &name));
+        if !self.fits_on(key, slot) {
+            lesser.iter().for_each(|(_, other)| self.put_on(other, &name));
             return None;
         }
+        let (mut victims, mut broken) = (Vec::new(), 0);
+        for (protected, other) in &lesser {
+            self.put_on(other, &name);
+            if !self.fits_on(key, slot) {
+                self.take_off(other);
+                victims.push(other.clone());
+                broken += usize::from(*protected);
+            }
+        }
+        victims.iter().for_each(|other| self.put_on(other, &name));
         let highest = victims.iter().map(|other| of(self, other)).max().unwrap_or(i32::MIN);
         let sum = victims.iter().map(|other| i64::from(of(self, other)) - i64::from(i32::MIN)).sum();
-        Some(((highest, sum, victims.len()), Preemption { node: name, victims }))
+        Some(((broken, highest, sum, victims.len()), Preemption { node: name, victims }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// What a container without a request counts as when nodes are compared, so that idle-looking pods spread too.
@@ -91,17 +91,54 @@ fn assumed(resources: Option<&ResourceRequirements>) -> Resources {
     all
 }
 
+/// What a pod takes of its node, and the same with assumptions for what is not requested. While it is being resized,
+/// the more of what it has and what it is to have.
+pub fn of_live_pod(pod: &Pod, spec: &PodSpec) -> (Resources, Resources) {
+    let held = while_resized(pod, spec);
+    let spec = held.as_ref().unwrap_or(spec);
+    (total(spec, requests), total(spec, assumed))
+}
+
+/// The spec with what the containers hold, if that is not what it says.
+fn while_resized(pod: &Pod, spec: &PodSpec) -> Option<PodSpec> {
+    let status = pod.status.as_ref()?;
+    let infeasible =
+        status.conditions.iter().flatten().any(|condition| {
+            condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+        });
+    let mut held: Option<PodSpec> = None;
+    let lists = [(false, &status.container_statuses), (true, &status.init_container_statuses)];
+    for (init, shown) in lists.into_iter().flat_map(|(init, list)| list.iter().flatten().map(move |s| (init, s))) {
+        let list = if init { spec.init_containers.as_deref().unwrap_or_default() } else { &spec.containers };
+        let Some(index) = list.iter().position(|c| c.name == shown.name) else { continue };
+        let wanted = list[index].resources.as_ref().and_then(|r| r.requests.as_ref());
+        let has = shown.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let allocated = shown.allocated_resources.as_ref();
+        if shown.resources.is_none() || has == wanted && allocated.is_none_or(|allocated| Some(allocated) == wanted) {
+            continue;
+        }
+        let mut most = has.cloned().unwrap_or_default();
+        raise(&mut most, allocated);
+        raise(&mut most, wanted.filter(|_| !infeasible));
+        let spec = held.get_or_insert_with(|| spec.clone());
+        let list = if init { spec.init_containers.as_mut() } else { Some(&mut spec.containers) };
+        if let Some(container) = list.and_then(|list| list.get_mut(index)) {
+            container.resources.get_or_insert_default().requests = Some(most);
+        }
+    }
+    held
+}
+
+fn raise(amounts: &mut BTreeMap<String, Quantity>, floor: Option<&BTreeMap<String, Quantity>>) {
+    for (name, amount) in floor.into_iter().flatten() {
+        if amounts.get(name).is_none_or(|held| amount_of(name, held) < amount_of(name, amount)) {
+            amounts.insert(name.clone(), amount.clone());
+        }
+    }
+}
+
 /// What a pod needs at most at any time: its containers together, or an init container beside the sidecars
 /// started before it, whichever is more; plus overhead.
-pub fn of_pod(spec: &PodSpec) -> Resources {
-    total(spec, requests)
-}
-
-/// As [`of_pod`], with assumptions for what is not requested.
-pub fn assumed_of_pod(spec: &PodSpec) -> Resources {
-    total(spec, assumed)
-}
-
 fn total(spec: &PodSpec, of: impl Fn(Option<&ResourceRequirements>) -> Resources) -> Resources {
     let mut running = Resources::default();
     for container in &spec.containers {
