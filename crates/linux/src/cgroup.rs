@@ -117,7 +117,12 @@ impl Hierarchies {
                 fs::create_dir_all(hierarchy.mount.join(group.trim_start_matches('/')))?;
             }
         }
-        for (controller, file, value) in limit_files(limits, unified) {
+        self.set(group, limits)
+    }
+
+    /// Sets the limits of a group that exists.
+    pub fn set(&self, group: &str, limits: &Limits) -> io::Result<()> {
+        for (controller, file, value) in limit_files(limits, self.unified()) {
             if let Some(dir) = self.dir(controller, group) {
                 fs::write(dir.join(file), value)?;
             }
@@ -151,6 +156,12 @@ impl Hierarchies {
         let memory_bytes = number(read("memory", file)?)?;
         let idle_bytes = counter(&read("memory", "memory.stat")?, idle);
         Some(Usage { cpu_ns, memory_bytes, working_set_bytes: memory_bytes.saturating_sub(idle_bytes) })
+    }
+
+    /// How many processes and threads `group` and what is below it have.
+    pub fn processes(&self, group: &str) -> u64 {
+        let read = |dir: PathBuf| fs::read_to_string(dir.join("pids.current")).ok()?.trim().parse().ok();
+        self.dir("pids", group).and_then(read).unwrap_or(0)
     }
 
     /// Process ids in `group` itself.

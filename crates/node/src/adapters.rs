@@ -13,13 +13,9 @@ use mycelium_api::error::chain;
 use mycelium_image::{Credentials, Image, Images, PrunePolicy, PullErrorKind, PullOptions};
 use mycelium_net::Network;
 
-use crate::image::{ImageConfig, ImageError, ImageSource, PodImage, PullSecret};
+use crate::image::{Collect, ImageConfig, ImageError, ImageSource, PodImage, PullSecret};
 use crate::network::PodNetwork;
 
-/// Images are removed when the disk is fuller than this, in percent, …
-const DISK_HIGH_PERCENT: u8 = 85;
-/// … until it is at this.
-const DISK_LOW_PERCENT: u8 = 80;
 /// An image that was used less than this ago stays.
 const IMAGE_AGE_MIN: Duration = Duration::from_secs(120);
 
@@ -98,14 +94,14 @@ impl ImageSource for Images {
         })
     }
 
-    fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()> {
+    fn collect<'a>(&'a self, used: &'a [String], how: Collect) -> BoxFuture<'a, ()> {
         let (images, keep) = (self.clone(), used.iter().cloned().collect::<BTreeSet<_>>());
         Box::pin(async move {
-            let policy = PrunePolicy::DiskPressure {
-                high_percent: DISK_HIGH_PERCENT,
-                low_percent: DISK_LOW_PERCENT,
-                min_age: IMAGE_AGE_MIN,
+            let (high_percent, low_percent) = match how {
+                Collect::Percent { high, low } => (high, low),
+                Collect::All => (0, 0),
             };
+            let policy = PrunePolicy::DiskPressure { high_percent, low_percent, min_age: IMAGE_AGE_MIN };
             let pruned = tokio::task::spawn_blocking(move || images.prune(&keep, policy)).await;
             match pruned {
                 Ok(Ok(pruned)) if !pruned.images.is_empty() => {

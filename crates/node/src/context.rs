@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeCl
 use kube::Client;
 use kube::api::{Api, ListParams};
 use mycelium_api::env::Env;
+use mycelium_api::quantity::Quantity;
 
 use crate::client::ShimCommand;
 use crate::events::Events;
@@ -15,7 +16,9 @@ use crate::image::ImageSource;
 use crate::network::PodNetwork;
 use crate::pod::downward::Facts;
 use crate::pod::environment::Objects;
+use crate::pod::resize::{Ledger, Need};
 use crate::pod::status::Host;
+use crate::pressure::keeper::Pressure;
 use crate::spec::oci::Machine;
 use crate::volumes::persistent::{self, Claimed};
 
@@ -51,6 +54,10 @@ pub struct Context {
     pub memory_bytes: i64,
     /// What the node has to give, by resource name.
     pub allocatable: BTreeMap<String, String>,
+    /// What the pods of the node have been promised.
+    pub ledger: Ledger,
+    /// What the node is short of.
+    pub pressure: Pressure,
     /// Recorder of events.
     pub events: Events,
     /// Asks for the watches of config maps and secrets, at the first pod that has need of them.
@@ -61,6 +68,14 @@ impl Context {
     /// The cgroup of everything that belongs to this node.
     pub fn cgroup(&self) -> String {
         cgroup_of_node(&self.instance, self.number)
+    }
+
+    /// What the node has to give: thousandths of processors, bytes of memory.
+    pub fn offers(&self) -> Need {
+        let parsed = |name: &str| self.allocatable.get(name)?.parse::<Quantity>().ok();
+        let number = |value: i128| i64::try_from(value).unwrap_or(i64::MAX);
+        let cpu = parsed("cpu").map_or(i64::MAX, |q| number(q.milli_value()));
+        [cpu, parsed("memory").map_or(i64::MAX, |q| number(q.value()))]
     }
 
     /// What the API object of a pod does not know.

@@ -9,6 +9,8 @@ use mycelium_api::env::{Env, rfc3339_seconds};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::pod::model::Role;
+
 /// Events that wait to be written; more than this at once are dropped.
 const QUEUE_MAX: usize = 1024;
 /// Events remembered to be counted rather than written again.
@@ -47,12 +49,9 @@ impl Events {
     }
 
     /// Records an event about a pod, or about one of its containers.
-    pub fn pod(&self, pod: &Pod, container: Option<(&str, bool)>, kind: Kind, reason: &'static str, message: String) {
+    pub fn pod(&self, pod: &Pod, container: Option<(&str, Role)>, kind: Kind, reason: &'static str, message: String) {
         let meta = &pod.metadata;
-        let field = container.map(|(name, init)| {
-            let list = if init { "initContainers" } else { "containers" };
-            format!("spec.{list}{{{name}}}")
-        });
+        let field = container.map(|(name, role)| format!("spec.{}{{{name}}}", role.list()));
         let about = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),

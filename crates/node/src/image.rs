@@ -72,6 +72,20 @@ pub enum ImageError {
     Store(String),
 }
 
+/// Which of the images that nobody uses go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collect {
+    /// When the disk is fuller than `high`, in percent, the longest unused, until it is at `low`.
+    Percent {
+        /// Start above this.
+        high: u8,
+        /// Stop at this.
+        low: u8,
+    },
+    /// All.
+    All,
+}
+
 /// An image store.
 pub trait ImageSource: Send + Sync + 'static {
     /// The image, if it is in the store.
@@ -81,6 +95,6 @@ pub trait ImageSource: Send + Sync + 'static {
     fn pull<'a>(&'a self, reference: &'a str, secrets: &'a [PullSecret])
     -> BoxFuture<'a, Result<PodImage, ImageError>>;
 
-    /// Removes images that none of `used` (image ids) needs, when space runs short.
-    fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()>;
+    /// Removes images that none of `used` (image ids) needs.
+    fn collect<'a>(&'a self, used: &'a [String], how: Collect) -> BoxFuture<'a, ()>;
 }

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod network;
 pub mod node;
 pub mod pod;
+pub mod pressure;
 pub mod register;
 pub mod service;
 pub mod shim;

@@ -24,9 +24,11 @@ use crate::image::ImageSource;
 use crate::machine;
 use crate::network::PodNetwork;
 use crate::pod::handle::{Handle, Message, images_of};
+use crate::pod::resize::Ledger;
 use crate::pod::sandbox;
 use crate::pod::status::Host;
 use crate::pod::worker;
+use crate::pressure::{self, keeper::Pressure};
 use crate::register::{Inventory, Registrar};
 use crate::service::Looks;
 use crate::shim::protocol::{PID, Request};
@@ -73,6 +75,8 @@ pub struct NodeConfig {
     pub pod_cidr: Option<String>,
     /// The domain of the cluster's DNS.
     pub cluster_domain: String,
+    /// When the node is short of something.
+    pub pressure: pressure::Config,
     /// How shims are started: this program and the word `shim`, usually.
     pub shim: ShimCommand,
 }
@@ -114,7 +118,6 @@ pub(crate) struct Inner {
     pub(crate) ctx: Arc<Context>,
     pub(crate) workers: Workers,
     inventory: Arc<Inventory>,
-    data_dir: PathBuf,
     name: String,
     renew: Duration,
     pub(crate) looks: Looks,
@@ -158,10 +161,12 @@ impl Node {
             machine: machine::look(),
             memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
             allocatable: inventory.resources(),
+            ledger: Ledger::default(),
+            pressure: Pressure::new(config.pressure, &config.data_dir),
             events,
         };
-        let (data_dir, name, looks) = (config.data_dir, config.name, Looks::default());
-        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, data_dir, name, renew: config.renew, looks };
+        let (name, looks) = (config.name, Looks::default());
+        let inner = Inner { ctx: Arc::new(ctx), workers, inventory, name, renew: config.renew, looks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -170,12 +175,13 @@ impl Node {
         let inner = &self.inner;
         let ctx = inner.ctx.clone();
         let mut registrar =
-            Registrar::new(ctx.client.clone(), ctx.env.clone(), inner.inventory.clone(), &inner.data_dir);
+            Registrar::new(ctx.client.clone(), ctx.env.clone(), inner.inventory.clone(), ctx.pressure.conditions());
         let node = registrar.register().await.map_err(NodeError::Register)?;
         tracing::info!(node = inner.name, "the node is ready");
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.keep(node, inner.renew));
         tasks.spawn(follow(inner.clone()));
+        tasks.spawn(pressure::keeper::run(inner.clone()));
         if ctx.number == 1 {
             tasks.spawn(collect_images(inner.clone()));
             tasks.spawn(crate::volumes::reclaim::run(ctx));
@@ -305,7 +311,7 @@ async fn collect_images(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(IMAGES_EVERY).await;
         let used = Node { inner: inner.clone() }.images_in_use();
-        inner.ctx.images.collect(&used).await;
+        inner.ctx.images.collect(&used, inner.ctx.pressure.images()).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The node's own objects: `Node`, kept current, and its `Lease`, renewed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use mycelium_api::env::{Env, rfc3339_seconds};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::pod::status::RUNTIME;
+use crate::pressure::Condition;
 
 /// What the node says its kubelet's version is: clients decide by it what a node can do.
 pub const KUBELET_VERSION: &str = "v1.35.0+mycelium";
@@ -23,10 +25,6 @@ const LEASE_SECS: u32 = 40;
 pub const RENEW: Duration = Duration::from_secs(10);
 /// The status is written when it changes, and this often.
 const STATUS_EVERY: u32 = 30;
-/// A disk fuller than this is under pressure.
-const DISK_PRESSURE_PERCENT: u64 = 95;
-/// Less memory available than this is pressure.
-const MEMORY_PRESSURE_BYTES: u64 = 100 << 20;
 
 /// Facts about the machine that do not change.
 #[derive(Clone, Debug)]
@@ -116,11 +114,16 @@ impl Inventory {
         })
     }
 
-    fn status(&self, data_dir: &Path, now: &str, since: &BTreeMap<&'static str, (bool, String)>) -> Value {
+    fn status(
+        &self,
+        pressure: &BTreeSet<Condition>,
+        now: &str,
+        since: &BTreeMap<&'static str, (bool, String)>,
+    ) -> Value {
         let addresses = self.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip}));
         let addresses: Vec<Value> = addresses.chain([json!({"type": "Hostname", "address": self.name})]).collect();
         let resources = self.resources();
-        let conditions: Vec<Value> = pressures(data_dir)
+        let conditions: Vec<Value> = pressures(pressure)
             .into_iter()
             .map(|(kind, is, reason, message)| {
                 let changed = since.get(kind).filter(|(was, _)| *was == is).map_or(now, |(_, at)| at);
@@ -138,26 +141,28 @@ impl Inventory {
     }
 }
 
-fn pressures(data_dir: &Path) -> [(&'static str, bool, &'static str, &'static str); 4] {
-    let (size, free) = disk(data_dir);
-    let full = size > 0 && (size - free) * 100 / size >= DISK_PRESSURE_PERCENT;
-    let tight = meminfo("MemAvailable") < MEMORY_PRESSURE_BYTES;
-    let pick =
-        |is: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if is { yes } else { no };
-    let memory = pick(
-        tight,
-        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-    );
-    let disk = pick(
-        full,
-        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    );
+fn pressures(active: &BTreeSet<Condition>) -> [(&'static str, bool, &'static str, &'static str); 4] {
+    let of = |condition: Condition, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
+        let is = active.contains(&condition);
+        let (reason, message) = if is { yes } else { no };
+        (condition.name(), is, reason, message)
+    };
     [
-        ("MemoryPressure", tight, memory.0, memory.1),
-        ("DiskPressure", full, disk.0, disk.1),
-        ("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        of(
+            Condition::Memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        of(
+            Condition::Disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        of(
+            Condition::Pid,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         ("Ready", true, "KubeletReady", "kubelet is posting ready status"),
     ]
 }
@@ -167,15 +172,20 @@ pub struct Registrar {
     client: Client,
     env: Env,
     inventory: Arc<Inventory>,
-    data_dir: std::path::PathBuf,
+    pressure: watch::Receiver<BTreeSet<Condition>>,
     /// Conditions as last written, and since when they are so.
     since: BTreeMap<&'static str, (bool, String)>,
 }
 
 impl Registrar {
     /// For the node of this inventory.
-    pub fn new(client: Client, env: Env, inventory: Arc<Inventory>, data_dir: &Path) -> Self {
-        Self { client, env, inventory, data_dir: data_dir.to_owned(), since: BTreeMap::new() }
+    pub fn new(
+        client: Client,
+        env: Env,
+        inventory: Arc<Inventory>,
+        pressure: watch::Receiver<BTreeSet<Condition>>,
+    ) -> Self {
+        Self { client, env, inventory, pressure, since: BTreeMap::new() }
     }
 
     /// Creates the node or takes over the one that is there, and reports it ready.
@@ -218,9 +228,10 @@ impl Registrar {
 
     async fn write_status(&mut self) -> Result<Node, kube::Error> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let status = self.inventory.status(&self.data_dir, &self.env.now_rfc3339(), &self.since);
+        let pressure = self.pressure.borrow_and_update().clone();
+        let status = self.inventory.status(&pressure, &self.env.now_rfc3339(), &self.since);
         for condition in status["conditions"].as_array().into_iter().flatten() {
-            for (kind, is, _, _) in pressures(&self.data_dir) {
+            for (kind, is, _, _) in pressures(&pressure) {
                 if condition["type"] == kind {
                     let at = condition["lastTransitionTime"].as_str().unwrap_or_default().to_owned();
                     self.since.insert(kind, (is, at));
@@ -238,11 +249,8 @@ impl Registrar {
             if let Err(error) = self.renew(&node).await {
                 tracing::warn!(%error, "cannot renew the node's lease; trying again");
             }
-            tokio::time::sleep(renew).await;
+            let changed = matches!(tokio::time::timeout(renew, self.pressure.changed()).await, Ok(Ok(())));
             beats += 1;
-            let changed = pressures(&self.data_dir)
-                .iter()
-                .any(|(kind, is, _, _)| self.since.get(kind).is_some_and(|(was, _)| was != is));
             if (changed || beats % STATUS_EVERY == 0)
                 && let Err(error) = self.write_status().await
             {

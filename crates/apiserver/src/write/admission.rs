@@ -80,6 +80,11 @@ pub fn update(cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<(), A
         limit_claim(cx, object)?;
         resize(cx, object, old)?;
     }
+    if cx.resource.is_core("pods") && cx.subresource() == Some("resize") {
+        let ranges = limit_ranges(cx)?;
+        let faults = ranges.iter().flat_map(|range| admission::limit_range::check_pod(object, range)).collect();
+        within_limits(cx, object, faults)?;
+    }
     escalation::check(cx, object, Some(old))
 }
 

@@ -98,14 +98,13 @@ fn pod(pod: &Value, usage: &mut Resources) {
         return;
     }
     usage.insert("pods".to_owned(), Quantity::from_value(1, Format::DecimalSi));
-    let spec = &pod["spec"];
-    for (name, amount) in resources::of_pod(spec, "requests") {
+    for (name, amount) in resources::of_live_pod(pod, "requests") {
         usage.insert(format!("requests.{name}"), amount);
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
             usage.insert(name, amount);
         }
     }
-    for (name, amount) in resources::of_pod(spec, "limits") {
+    for (name, amount) in resources::of_live_pod(pod, "limits") {
         usage.insert(format!("limits.{name}"), amount);
     }
 }

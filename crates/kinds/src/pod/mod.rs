@@ -3,6 +3,7 @@
 pub mod defaults;
 pub mod label_keys;
 pub mod qos;
+pub mod resize;
 pub mod resources;
 pub mod status;
 pub mod update;

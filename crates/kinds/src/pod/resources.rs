@@ -6,7 +6,7 @@ use mycelium_api::quantity::Quantity;
 use serde_json::Value;
 
 use super::is_sidecar;
-use crate::value::{ensure_object, entries, entry_count, list};
+use crate::value::{ensure_object, entries, entry_count, has, list, text};
 
 /// Amounts by resource name.
 pub type Resources = BTreeMap<String, Quantity>;
@@ -60,6 +60,37 @@ pub fn of_pod(spec: &Value, which: &str) -> Resources {
     }
     add(&mut total, &read(spec, &["overhead"]));
     total
+}
+
+/// What a pod may hold at this moment: while it is being resized, the more of what it has and what it is to have.
+pub fn of_live_pod(pod: &Value, which: &str) -> Resources {
+    let spec = &pod["spec"];
+    let infeasible = list(pod, &["status", "conditions"]).iter().any(|condition| {
+        text(condition, &["type"]) == "PodResizePending" && text(condition, &["reason"]) == "Infeasible"
+    });
+    let mut held = None;
+    for (key, statuses) in [("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")] {
+        for (index, container) in list(spec, &[key]).iter().enumerate() {
+            let name = text(container, &["name"]);
+            let found = list(pod, &["status", statuses]).iter().find(|status| text(status, &["name"]) == name);
+            let Some(status) = found.filter(|status| has(status, &["resources"])) else { continue };
+            let mut amounts = read(status, &["resources", which]);
+            if which == "requests" {
+                raise(&mut amounts, &read(status, &["allocatedResources"]));
+            }
+            let wanted = read(container, &["resources", which]);
+            if !infeasible {
+                raise(&mut amounts, &wanted);
+            }
+            if amounts != wanted {
+                let spec = held.get_or_insert_with(|| spec.clone());
+                if let Some(slot) = ensure_object(&mut spec[key][index], &["resources", which]) {
+                    *slot = amounts.iter().map(|(name, amount)| (name.clone(), amount.to_string().into())).collect();
+                }
+            }
+        }
+    }
+    of_pod(held.as_ref().unwrap_or(spec), which)
 }
 
 /// Whether a resource can be set for a pod as a whole.

@@ -18,15 +18,22 @@ pub fn check(new: &Value, old: &Value, part: Part, errors: &mut Errors) {
         }
         Part::EphemeralContainers => {
             validate::any_pod(new, errors);
+            if is_static(old) {
+                let why = "static pods do not support ephemeral containers";
+                *errors = vec![FieldError::forbidden(&Path::new(""), why)];
+                return;
+            }
             check_ephemeral(new, old, errors);
         }
-        Part::Resize => {
-            validate::any_pod(new, errors);
-            check_resize(new, old, errors);
-        }
+        Part::Resize => super::resize::check(new, old, errors),
         Part::Status => check_status(new, old, errors),
         _ => {}
     }
+}
+
+/// Whether a node reports the pod from a file of its own.
+pub(super) fn is_static(pod: &Value) -> bool {
+    !at(pod, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_null()
 }
 
 fn check_spec(new: &Value, old: &Value, errors: &mut Errors) {
@@ -75,35 +82,6 @@ fn without_allowed_changes(new: &Value, old: &Value, errors: &mut Errors) -> Val
         copy(&mut spec, old, "affinity");
     }
     spec
-}
-
-/// Only cpu and memory of containers may change, and the class of the pod must stay.
-fn check_resize(new: &Value, old: &Value, errors: &mut Errors) {
-    let spec = Path::new("spec");
-    let before = text(old, &["status", "qosClass"]);
-    if !before.is_empty() && before != super::qos::class(&new["spec"]) {
-        let detail = "Pod QOS Class may not change as a result of resizing";
-        errors.push(FieldError::invalid(&spec, before, detail));
-    }
-    let mut rest = new["spec"].clone();
-    for key in ["containers", "initContainers"] {
-        let Some(containers) = rest.get_mut(key).and_then(Value::as_array_mut) else { continue };
-        for (container, old) in containers.iter_mut().zip(list(&old["spec"], &[key])) {
-            for which in ["requests", "limits"] {
-                let was = at(old, &["resources", which]).clone();
-                let Some(amounts) = ensure_object(container, &["resources", which]) else { continue };
-                for resource in ["cpu", "memory"] {
-                    match was.get(resource) {
-                        Some(amount) => amounts.insert(resource.to_owned(), amount.clone()),
-                        None => amounts.remove(resource),
-                    };
-                }
-            }
-        }
-    }
-    if !same(&rest, &old["spec"]) {
-        errors.push(FieldError::forbidden(&spec, "only cpu and memory resources are mutable"));
-    }
 }
 
 /// The class of a pod never changes, and what ended for good does not come back.
@@ -277,6 +255,9 @@ pub fn prepare(new: &mut Value, old: &Value, part: Part) {
                 status.insert("qosClass".to_owned(), class);
             }
         }
+    }
+    if part == Part::Resize {
+        super::resize::prepare(new, old);
     }
     if part == Part::EphemeralContainers {
         let containers = at(new, &["spec", "ephemeralContainers"]).clone();

@@ -11,6 +11,8 @@ use mycelium_ingress::Listen;
 use mycelium_net::{NODES_MAX, NetConfig, node_range};
 use serde::Deserialize;
 
+use super::eviction;
+
 /// Where everything is kept unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/mycelium";
 const DEFAULT_LISTEN: &str = "127.0.0.1:6443";
@@ -64,6 +66,10 @@ pub struct Options {
     /// Note every request in this file, one line of JSON each [default: no audit log]
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
+    /// When pods must leave.
+    #[command(flatten)]
+    #[serde(default)]
+    pub eviction: eviction::Options,
 }
 
 /// The checked configuration of one engine.
@@ -91,6 +97,8 @@ pub struct Config {
     pub ingress_https: Listen,
     /// Where requests are noted down.
     pub audit_log: Option<PathBuf>,
+    /// When pods must leave.
+    pub eviction: eviction::Options,
 }
 
 impl Config {
@@ -98,6 +106,8 @@ impl Config {
     pub fn load(flags: Options, path: Option<&Path>) -> Result<Self> {
         let file = path.map(read).transpose()?.unwrap_or_default();
         let listen = flags.listen.or(file.listen).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+        let eviction = flags.eviction.over(file.eviction);
+        eviction.pressure()?;
         let pod_cidr = range("--pod-cidr", flags.pod_cidr.or(file.pod_cidr), DEFAULT_POD_CIDR, 24)?;
         let service_cidr = range("--service-cidr", flags.service_cidr.or(file.service_cidr), DEFAULT_SERVICE_CIDR, 24)?;
         if pod_cidr.contains(&service_cidr) || service_cidr.contains(&pod_cidr) {
@@ -126,6 +136,7 @@ impl Config {
             ingress_http: ingress("--ingress-http", flags.ingress_http.or(file.ingress_http), 80)?,
             ingress_https: ingress("--ingress-https", flags.ingress_https.or(file.ingress_https), 443)?,
             audit_log: flags.audit_log.or(file.audit_log),
+            eviction,
         })
     }
 
@@ -272,6 +283,13 @@ mod tests {
             (Options { pod_cidr: Some("10.96.0.0/16".into()), ..options() }, "overlap"),
             (Options { ingress_http: Some("80".into()), ..options() }, "--ingress-http \"80\" is not an address"),
             (Options { node_name: Some("A b".into()), ..options() }, "--node-name \"A b\""),
+            (
+                Options {
+                    eviction: eviction::Options { hard: Some("memory<1".into()), ..Default::default() },
+                    ..options()
+                },
+                "none of memory.available",
+            ),
         ];
         for (flags, expected) in cases {
             let error = Config::load(flags, None).unwrap_err().to_string();

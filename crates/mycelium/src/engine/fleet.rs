@@ -26,7 +26,7 @@ use mycelium_api::env::Env;
 use mycelium_image::Images;
 use mycelium_linux::netns;
 use mycelium_net::{NetConfig, Network};
-use mycelium_node::image::{ImageError, ImageSource, PodImage, PullSecret};
+use mycelium_node::image::{Collect, ImageError, ImageSource, PodImage, PullSecret};
 use mycelium_node::{Node, NodeConfig};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -58,6 +58,7 @@ struct Parts {
     data_dir: PathBuf,
     instance: String,
     renew: Duration,
+    pressure: mycelium_node::pressure::Config,
 }
 
 /// A node that there is, whether it runs or not.
@@ -107,6 +108,7 @@ impl Fleet {
             data_dir: instance.dir().to_owned(),
             instance: instance.id(),
             renew: mycelium_node::register::RENEW.min(config.node_grace / 4),
+            pressure: config.eviction.pressure()?,
         };
         Ok(Self { parts: Arc::new(parts), seats: Arc::new(seats.collect::<Result<_>>()?) })
     }
@@ -222,6 +224,7 @@ impl Fleet {
             pod_cidr: Some(seat.net.pod_cidr.to_string()),
             cluster_domain: seat.net.cluster_domain.clone(),
             network: Arc::new(network),
+            pressure: parts.pressure.clone(),
             shim: NodeConfig::own_shim(),
         })?;
         let (stop, mut stopped) = watch::channel(false);
@@ -317,11 +320,11 @@ impl ImageSource for Shared {
         ImageSource::pull(&self.0.parts.images, reference, secrets)
     }
 
-    fn collect<'a>(&'a self, used: &'a [String]) -> BoxFuture<'a, ()> {
+    fn collect<'a>(&'a self, used: &'a [String], how: Collect) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let others = self.0.running().flat_map(|(_, node)| node.images_in_use());
             let used: Vec<String> = used.iter().cloned().chain(others).collect();
-            ImageSource::collect(&self.0.parts.images, &used).await;
+            ImageSource::collect(&self.0.parts.images, &used, how).await;
         })
     }
 }

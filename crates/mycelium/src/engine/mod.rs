@@ -16,6 +16,7 @@
 pub mod agents;
 pub mod bootstrap;
 pub mod config;
+pub mod eviction;
 pub mod fleet;
 pub mod ingress;
 pub mod instance;

@@ -59,6 +59,8 @@ fn a_full_disk_refuses_writes_and_heals() {
     let small;
     let mut engine = Engine::prepare();
     small = Small::on(engine.dir(), "64m");
+    // What else a node does about it (tests `pressure`) is left out here.
+    engine.options = vec!["--eviction-hard=memory.available<100Mi".to_owned()];
     engine.up();
     engine.import_busybox();
     engine.apply(CHATTER);

@@ -48,13 +48,17 @@ pub fn load(dir: &Path) -> Vec<Run> {
         .flatten()
         .filter_map(|entry| {
             let record: Record = serde_json::from_slice(&fs::read(entry.path().join(RECORD)).ok()?).ok()?;
-            let state = fs::read(entry.path().join(STATE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let life = life(dir, &record, state.as_ref());
+            let life = life(dir, &record, state(dir, &record.id).as_ref());
             Some(Run { record, life })
         })
         .collect();
     runs.sort_by(|a, b| (&a.record.name, a.record.attempt).cmp(&(&b.record.name, b.record.attempt)));
     runs
+}
+
+/// What its shim wrote of a run.
+pub fn state(dir: &Path, id: &str) -> Option<ContainerState> {
+    fs::read(bundle(dir, id).join(STATE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
 /// Where a run is, from what its shim wrote.

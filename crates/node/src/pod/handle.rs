@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use super::model::{Record, View, all_containers};
 use super::probe::{ProbeKind, Told};
 use super::report;
+use super::resize::Amounts;
 use super::sandbox::{SandboxError, Up};
 use super::start::StartError;
 use crate::shim::protocol::Snapshot;
@@ -44,6 +45,15 @@ pub enum Message {
     Stopped(String),
     /// A probe has something to tell about a run.
     Probe(String, String, ProbeKind, Told),
+    /// The pod goes for the sake of others.
+    Evict {
+        /// Why, for its status.
+        message: String,
+        /// Seconds it gets to end by itself.
+        grace_secs: i64,
+    },
+    /// The limits of running containers were written: names, runs and what they have; and whether all went well.
+    Resized(Vec<(String, String, Amounts)>, Result<(), String>),
     /// The status is written, or not.
     Reported(report::Outcome),
     /// The API has confirmed the deletion, or not.
@@ -85,7 +95,8 @@ impl Handle {
 /// Every image that some container of the pod uses.
 pub fn images_of(shared: &Shared) -> Vec<String> {
     let spec = shared.pod.spec.as_ref();
-    let wanted = spec.into_iter().flat_map(all_containers).filter_map(|c| c.image.clone());
+    let added = spec.into_iter().flat_map(|s| s.ephemeral_containers.iter().flatten()).filter_map(|c| c.image.clone());
+    let wanted = spec.into_iter().flat_map(all_containers).filter_map(|c| c.image.clone()).chain(added);
     let used =
         shared.containers.values().flat_map(|v| v.current.iter().chain(&v.previous)).map(|r| r.record.image_id.clone());
     wanted.chain(used).collect()

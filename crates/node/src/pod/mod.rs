@@ -8,6 +8,7 @@
 //! | [`sandbox`], [`start`], [`stop`] | the actions |
 //! | [`probe`], [`hook`], [`exec`], [`http`] | asking containers |
 //! | [`environment`], [`downward`], [`files`] | what containers find inside |
+//! | [`resize`] | what containers may use, changed while they run |
 //! | [`disk`], [`report`] | what is written, on disk and to the API |
 
 pub mod disk;
@@ -22,6 +23,7 @@ pub mod model;
 pub mod plan;
 pub mod probe;
 pub mod report;
+pub mod resize;
 pub mod sandbox;
 pub mod start;
 pub mod status;

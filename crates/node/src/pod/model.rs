@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use serde::{Deserialize, Serialize};
 
+use super::resize::{Amounts, Resizing};
 use crate::spec::users::User;
 
 /// One run of a container, as it is written beside its bundle. The next engine reads it.
@@ -34,6 +35,10 @@ pub struct Record {
     pub stop_signal: i32,
     /// Whether the hook after its start has done its work.
     pub hook_done: bool,
+    /// What it may use; unknown for runs of engines that did not note it.
+    pub resources: Option<Amounts>,
+    /// It is stopped only to be started again with other resources.
+    pub resized: bool,
 }
 
 impl Record {
@@ -161,6 +166,11 @@ impl View {
         self.current.as_ref().is_some_and(|run| run.exit().is_none())
     }
 
+    /// Whether its latest run was stopped only to be started again with other resources.
+    pub fn is_resized(&self) -> bool {
+        self.current.as_ref().is_some_and(|run| run.record.resized)
+    }
+
     /// How the latest run ended.
     pub fn exit(&self) -> Option<&Exit> {
         self.current.as_ref().and_then(Run::exit)
@@ -195,6 +205,19 @@ pub enum SandboxView {
     Stopping,
 }
 
+/// Why the node ends a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Reason for the status.
+    pub reason: String,
+    /// Message for the status.
+    pub message: String,
+    /// It goes for the sake of others.
+    pub disrupted: bool,
+    /// Seconds it gets, if not as many as it wants.
+    pub grace_secs: Option<i64>,
+}
+
 /// A pod.
 #[derive(Clone, Debug)]
 pub struct PodView<'a> {
@@ -206,8 +229,10 @@ pub struct PodView<'a> {
     pub sandbox: &'a SandboxView,
     /// The containers, by name, those for initialisation included.
     pub containers: &'a BTreeMap<String, View>,
-    /// Whether the node decided that the pod has failed: reason and message.
-    pub failed: Option<&'a (String, String)>,
+    /// Whether the node decided that the pod has failed.
+    pub failed: Option<&'a Failure>,
+    /// What its containers were promised.
+    pub resizing: &'a Resizing,
     /// When the node first saw the pod.
     pub start_time: Timestamp,
     /// Now.
@@ -259,7 +284,48 @@ pub fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
-/// Every container, those for initialisation first.
+/// Which list of a pod a container stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It runs before the others; a sidecar beside them.
+    Init,
+    /// It is what the pod is for.
+    Ordinary,
+    /// It was added to the running pod, and never runs again.
+    Ephemeral,
+}
+
+impl Role {
+    /// The list's name in a pod's `spec`.
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::Init => "initContainers",
+            Self::Ordinary => "containers",
+            Self::Ephemeral => "ephemeralContainers",
+        }
+    }
+}
+
+/// The containers that were added to the running pod, as containers that never run again.
+pub fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
+    let added = spec.ephemeral_containers.iter().flatten();
+    let as_container = |added| {
+        let mut container: Container = serde_json::from_value(serde_json::to_value(added).ok()?).ok()?;
+        container.restart_policy = Some("Never".into());
+        Some(container)
+    };
+    added.filter_map(as_container).collect()
+}
+
+/// A container by its name, and the list it stands in.
+pub fn find_container(spec: &PodSpec, name: &str) -> Option<(Container, Role)> {
+    let of = |list: &[Container], role| list.iter().find(|c| c.name == name).map(|c| (c.clone(), role));
+    of(init_containers(spec), Role::Init)
+        .or_else(|| of(&spec.containers, Role::Ordinary))
+        .or_else(|| of(&ephemeral_containers(spec), Role::Ephemeral))
+}
+
+/// Every container, those for initialisation first, without those that were added later.
 pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     init_containers(spec).iter().chain(&spec.containers)
 }

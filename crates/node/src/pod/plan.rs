@@ -17,7 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::model::{
-    Busy, PodView, SandboxView, View, all_containers, init_containers, is_sidecar, next_backoff, next_start, restarts,
+    Busy, PodView, SandboxView, View, all_containers, ephemeral_containers, init_containers, is_sidecar, next_backoff,
+    next_start, restarts,
 };
 
 /// One thing to do.
@@ -129,7 +130,8 @@ pub fn initialized(view: &PodView<'_>, spec: &PodSpec) -> bool {
 /// Whether no container will run again by itself.
 pub fn finished(view: &PodView<'_>, spec: &PodSpec) -> bool {
     let done = |container: &Container, init: bool| {
-        of(view, container).exit().is_some_and(|exit| !restarts(spec, container, init, exit.code))
+        let state = of(view, container);
+        state.exit().is_some_and(|exit| !state.is_resized() && !restarts(spec, container, init, exit.code))
     };
     let failed_init = init_containers(spec)
         .iter()
@@ -140,8 +142,9 @@ pub fn finished(view: &PodView<'_>, spec: &PodSpec) -> bool {
 
 /// Stops what runs: ordinary containers, then sidecars one by one, the last first; then the sandbox.
 fn terminate(view: &PodView<'_>, spec: &PodSpec, deleted: bool, plan: &mut Plan) {
-    let ordinary: Vec<&Container> =
-        spec.containers.iter().chain(init_containers(spec).iter().filter(|c| !is_sidecar(c))).collect();
+    let added = ephemeral_containers(spec);
+    let inits = init_containers(spec).iter().filter(|c| !is_sidecar(c));
+    let ordinary: Vec<&Container> = spec.containers.iter().chain(inits).chain(&added).collect();
     let grace = grace_secs(view, spec);
     let mut living = 0;
     for container in &ordinary {
@@ -181,7 +184,8 @@ pub fn grace_secs(view: &PodView<'_>, spec: &PodSpec) -> i64 {
     if view.gone {
         return asked.unwrap_or(0);
     }
-    asked.or(spec.termination_grace_period_seconds).unwrap_or(30)
+    let own = view.failed.and_then(|failure| failure.grace_secs).or(spec.termination_grace_period_seconds);
+    asked.or(own).unwrap_or(30)
 }
 
 fn advance(view: &PodView<'_>, spec: &PodSpec, plan: &mut Plan) {
@@ -195,6 +199,10 @@ fn advance(view: &PodView<'_>, spec: &PodSpec, plan: &mut Plan) {
                 message: Some(unhealthy.message.clone()),
             });
         }
+    }
+    // They may be wanted to see why initialisation does not end.
+    for container in &ephemeral_containers(spec) {
+        ensure(view, spec, container, false, plan);
     }
     let initialized = initialized(view, spec);
     for container in init_containers(spec) {
@@ -233,15 +241,16 @@ fn ensure(view: &PodView<'_>, spec: &PodSpec, container: &Container, init: bool,
         None => (0, 0),
         Some(run) => {
             let Some(exit) = run.exit() else { return };
-            if !restarts(spec, container, init, exit.code) {
+            if !run.record.resized && !restarts(spec, container, init, exit.code) {
                 return;
             }
-            let at = next_start(&run.record, exit);
+            let at = if run.record.resized { exit.finished } else { next_start(&run.record, exit) };
             if at > view.now {
                 plan.wake_at(at);
                 return;
             }
-            (run.record.attempt + 1, next_backoff(&run.record, exit))
+            let backoff = if run.record.resized { run.record.backoff_secs } else { next_backoff(&run.record, exit) };
+            (run.record.attempt + 1, backoff)
         }
     };
     if let Some(waiting) = &state.waiting
@@ -267,6 +276,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::model::{Exit, Life, Record, Run, Unhealthy};
+    use super::super::resize::Resizing;
     use super::*;
 
     fn at(secs: i64) -> Timestamp {
@@ -284,6 +294,19 @@ mod tests {
         };
         let record = Record { attempt, backoff_secs, ..Record::default() };
         View { current: Some(Run { record, life: Life::Exited(exit) }), ..View::default() }
+    }
+
+    fn resized(mut view: View) -> View {
+        if let Some(run) = &mut view.current {
+            run.record.resized = true;
+        }
+        view
+    }
+
+    fn with_added() -> Value {
+        let mut pod = with_init();
+        pod["spec"]["ephemeralContainers"] = json!([{"name": "look"}]);
+        pod
     }
 
     fn running() -> View {
@@ -316,6 +339,7 @@ mod tests {
             sandbox: &case.sandbox,
             containers: &containers,
             failed: None,
+            resizing: &Resizing::default(),
             start_time: at(0),
             now: at(case.now),
         })
@@ -459,6 +483,41 @@ mod tests {
                     now: 0,
                 },
                 vec!["start a#0/0"],
+            ),
+            (
+                "added, though initialisation has not ended",
+                Case { pod: with_added(), containers: vec![], sandbox: ready(), now: 0 },
+                vec!["start look#0/0", "start i#0/0"],
+            ),
+            (
+                "added ones never run again",
+                Case {
+                    pod: with_added(),
+                    containers: vec![("i", running()), ("look", exited(0, 0, 1, 1))],
+                    sandbox: ready(),
+                    now: 0,
+                },
+                vec![],
+            ),
+            (
+                "added ones end with the pod",
+                Case {
+                    pod: merge(with_added(), &deleted),
+                    containers: vec![("a", exited(0, 0, 0, 1)), ("look", running())],
+                    sandbox: ready(),
+                    now: 0,
+                },
+                vec!["kill look 5"],
+            ),
+            (
+                "resized: at once, whatever the policy",
+                Case {
+                    pod: json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "a"}]}}),
+                    containers: vec![("a", resized(exited(3, 40, 0, 1)))],
+                    sandbox: ready(),
+                    now: 0,
+                },
+                vec!["start a#4/40"],
             ),
             (
                 "sick",

@@ -66,9 +66,12 @@ pub fn is_plain(status: &Value) -> bool {
 pub fn take_over(pod: &mut Pod, own: PodStatus) {
     let old = pod.status.take().unwrap_or_default();
     let mut status = own;
-    let mut conditions = status.conditions.take().unwrap_or_default();
+    let conditions = status.conditions.take().unwrap_or_default();
+    // One without a status is one that was taken back.
+    let (mut conditions, taken_back): (Vec<_>, Vec<_>) = conditions.into_iter().partition(|c| !c.status.is_empty());
     let foreign = old.conditions.into_iter().flatten();
-    let foreign: Vec<_> = foreign.filter(|c| !conditions.iter().any(|own| own.type_ == c.type_)).collect();
+    let foreign: Vec<_> =
+        foreign.filter(|c| !conditions.iter().chain(&taken_back).any(|own| own.type_ == c.type_)).collect();
     conditions.extend(foreign);
     status.conditions = Some(conditions);
     pod.status = Some(status);

@@ -10,13 +10,14 @@ use kube::api::Api;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::model::{Record, describe};
+use super::model::{Record, Role, describe};
+use super::resize::Amounts;
 use super::{disk, environment, sandbox};
 use crate::client::Shim;
 use crate::context::Context;
 use crate::events::Kind;
 use crate::image::{ImageConfig, ImageError, PodImage, PullSecret};
-use crate::shim::protocol::{CGROUPS, Create, Request, Root, SHM};
+use crate::shim::protocol::{CGROUPS, ContainerState, Create, Request, Root, SHM};
 use crate::spec::oci::{self, Bind};
 use crate::spec::resources::{oom_score_adj, qos};
 use crate::spec::users::{self, Accounts, User, Wishes};
@@ -34,8 +35,10 @@ pub struct Job {
     pub pod: Arc<Pod>,
     /// Its container.
     pub container: Container,
-    /// Whether it is one for initialisation.
-    pub init: bool,
+    /// The list it stands in.
+    pub role: Role,
+    /// The container whose processes it is to see: its name, and its run.
+    pub target: Option<(String, Option<String>)>,
     /// Number of the run.
     pub attempt: u32,
     /// Seconds that the next run must wait.
@@ -69,7 +72,7 @@ fn wait(reason: &'static str, message: impl Into<String>) -> StartError {
 impl Job {
     /// Records an event about the container.
     pub fn event(&self, kind: Kind, reason: &'static str, message: impl Into<String>) {
-        self.ctx.events.pod(&self.pod, Some((&self.container.name, self.init)), kind, reason, message.into());
+        self.ctx.events.pod(&self.pod, Some((&self.container.name, self.role)), kind, reason, message.into());
     }
 
     fn config_error(&self, message: String) -> StartError {
@@ -95,6 +98,7 @@ pub async fn start(job: &Job, made: impl FnOnce(Record)) -> Result<Record, Start
         image: image.name.clone(),
         image_id: image.id.clone(),
         backoff_secs: job.backoff_secs,
+        resources: Some(Amounts::of(job.container.resources.as_ref())),
         stop_signal: stop_signal(job, &image.config),
         hook_done: job.container.lifecycle.as_ref().is_none_or(|l| l.post_start.is_none()),
         ..Record::default()
@@ -277,6 +281,7 @@ fn bundle(
     let failed = |e: std::io::Error| wait("CreateContainerError", e.to_string());
     fs::create_dir_all(&folder).map_err(failed)?;
     let binds = binds(job, record, env)?;
+    let target = target_process(job)?;
     let cgroup = format!("{}/{}", sandbox::pod_cgroup(&job.ctx, &job.pod), record.id);
     let input = oci::Input {
         pod: &job.pod,
@@ -286,7 +291,7 @@ fn bundle(
         binds: &binds,
         user,
         cgroup,
-        pause: pause(&job.dir),
+        pause: pause(&job.dir).or(target),
         local_seccomp: local_seccomp(job).map_err(|e| wait("CreateContainerError", e))?,
         machine: &job.ctx.machine,
     };
@@ -313,6 +318,18 @@ fn privileged(container: &Container) -> bool {
 
 fn pause(dir: &Path) -> Option<i32> {
     fs::read_to_string(dir.join("pause")).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The first process of the container whose processes this one is to see.
+fn target_process(job: &Job) -> Result<Option<i32>, StartError> {
+    let Some((name, run)) = &job.target else { return Ok(None) };
+    let Some(run) = run else {
+        return Err(job.config_error(format!("unable to find target container {name}")));
+    };
+    match disk::state(&job.dir, run).filter(ContainerState::running) {
+        Some(state) => Ok(Some(state.pid)),
+        None => Err(wait("CreateContainerError", format!("target container {name} is not running"))),
+    }
 }
 
 fn local_seccomp(job: &Job) -> Result<Option<Value>, String> {

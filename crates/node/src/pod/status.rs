@@ -1,15 +1,18 @@
 //! A pod's status as the kubelet reports it: a pure function of what is known of the pod.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use mycelium_api::env::rfc3339_seconds;
 use serde_json::{Map, Value, json};
 
 use super::model::{
-    Exit, Life, PodView, Run, SandboxView, View, all_containers, describe, init_containers, is_sidecar, next_start,
-    restarts,
+    Exit, Life, PodView, Run, SandboxView, View, all_containers, describe, ephemeral_containers, init_containers,
+    is_sidecar, next_start, restarts,
 };
 use super::plan::{finished, initialized};
+use super::resize::{self, Amounts};
 use crate::spec::resources::qos;
 
 /// How long a failed pull shows as such before it shows as waiting for the next attempt.
@@ -41,6 +44,10 @@ pub fn build(view: &PodView<'_>, host: &Host) -> Value {
     if !inits.is_empty() {
         status["initContainerStatuses"] = inits.into();
     }
+    let added: Vec<Value> = ephemeral_containers(spec).iter().map(|c| ephemeral(view, spec, c)).collect();
+    if !added.is_empty() {
+        status["ephemeralContainerStatuses"] = added.into();
+    }
     let ips = |list: &[String]| list.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
     if let Some(first) = host.ips.first() {
         status["hostIP"] = first.clone().into();
@@ -51,9 +58,9 @@ pub fn build(view: &PodView<'_>, host: &Host) -> Value {
         status["podIP"] = first.clone().into();
         status["podIPs"] = ips(&pod_ips).into();
     }
-    if let Some((reason, message)) = view.failed {
-        status["reason"] = reason.clone().into();
-        status["message"] = message.clone().into();
+    if let Some(failure) = view.failed {
+        status["reason"] = failure.reason.clone().into();
+        status["message"] = failure.message.clone().into();
     }
     if status["observedGeneration"].is_null() {
         status.as_object_mut().map(|s| s.remove("observedGeneration"));
@@ -108,10 +115,12 @@ fn container(view: &PodView<'_>, spec: &PodSpec, container: &Container, init: bo
             shown["imageID"] = run.record.image_id.clone().into();
         }
         shown["containerID"] = container_id(run).into();
-        shown["allocatedResources"] =
-            container.resources.as_ref().and_then(|r| r.requests.as_ref()).map_or(Value::Null, |r| json!(r));
-        shown["resources"] =
-            container.resources.as_ref().map_or(json!({}), |r| json!({"limits": r.limits, "requests": r.requests}));
+        let promised = view.resizing.allocated.get(&container.name).cloned();
+        let promised = promised.unwrap_or_else(|| Amounts::of(container.resources.as_ref()));
+        let actual = run.record.resources.as_ref().unwrap_or(&promised);
+        let some = |map: &BTreeMap<String, String>| if map.is_empty() { Value::Null } else { json!(map) };
+        shown["allocatedResources"] = some(&promised.requests);
+        shown["resources"] = json!({"limits": some(&actual.limits), "requests": some(&actual.requests)});
         let (uid, gid, groups) = &run.record.user;
         shown["user"] = json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}});
         strip_nulls(&mut shown);
@@ -133,6 +142,16 @@ fn container(view: &PodView<'_>, spec: &PodSpec, container: &Container, init: bo
     } else {
         (running && state.started && state.ready).into()
     };
+    shown
+}
+
+/// A container that was added: nothing is served by it, so it is never ready.
+fn ephemeral(view: &PodView<'_>, spec: &PodSpec, added: &Container) -> Value {
+    let mut shown = container(view, spec, added, false);
+    shown["ready"] = false.into();
+    if let Some(shown) = shown.as_object_mut() {
+        shown.remove("started");
+    }
     shown
 }
 
@@ -230,7 +249,8 @@ fn phase(view: &PodView<'_>, spec: &PodSpec, containers: &[Value], inits: &[Valu
             _ if shown["state"]["running"].is_object() => counts.running += 1,
             Some(code) => {
                 counts.stopped += 1;
-                counts.for_good += usize::from(!restarts(spec, container, false, code));
+                let resized = view.containers.get(&container.name).is_some_and(View::is_resized);
+                counts.for_good += usize::from(!resized && !restarts(spec, container, false, code));
                 counts.succeeded += usize::from(code == 0 && shown["state"]["terminated"].is_object());
             }
             None => counts.waiting += 1,
@@ -300,7 +320,33 @@ fn conditions(view: &PodView<'_>, spec: &PodSpec, phase: &str, containers: &[Val
     ]
     .into_iter()
     .map(|(kind, condition)| finish_condition(view, kind, condition))
+    .chain(resize_conditions(view))
+    .chain(view.failed.filter(|failure| failure.disrupted).map(|failure| {
+        let condition = Condition { status: true, reason: "TerminationByKubelet", message: failure.message.clone() };
+        finish_condition(view, "DisruptionTarget", condition)
+    }))
     .collect()
+}
+
+/// How a resize stands; what was said of one that is over is taken back.
+fn resize_conditions(view: &PodView<'_>) -> Vec<Value> {
+    let pending = view.resizing.refused.as_ref().map(|refusal| {
+        let (reason, message) = refusal.condition();
+        Condition { status: true, reason, message: message.to_owned() }
+    });
+    let under_way = !resize::unequal(view.containers, &view.resizing.allocated).is_empty();
+    let progress = under_way.then(|| match &view.resizing.failed {
+        Some(text) => Condition { status: true, reason: "Error", message: text.clone() },
+        None => yes(),
+    });
+    let told = |kind: &str| view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == kind);
+    [("PodResizePending", pending), ("PodResizeInProgress", progress)]
+        .into_iter()
+        .filter_map(|(kind, condition)| match condition {
+            Some(condition) => Some(finish_condition(view, kind, condition)),
+            None => told(kind).then(|| json!({"type": kind, "$patch": "delete"})),
+        })
+        .collect()
 }
 
 fn names(list: &[&str]) -> String {
@@ -396,9 +442,8 @@ pub fn all_ended(view: &PodView<'_>, spec: &PodSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::model::{Record, Waiting};
+    use super::super::resize::Resizing;
     use super::*;
 
     fn at(secs: i64) -> Timestamp {
@@ -414,6 +459,7 @@ mod tests {
             sandbox: &SandboxView::Ready { ips: vec!["10.0.0.2".into()] },
             containers: &containers,
             failed: None,
+            resizing: &Resizing::default(),
             start_time: at(0),
             now: at(now),
         };

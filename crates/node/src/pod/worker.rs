@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use super::handle::{Handle, Message, Shared};
 use super::model::{
-    BACKOFF_SECS_FIRST, BACKOFF_SECS_MAX, Busy, Life, PodView, Record, Run, SandboxView, Unhealthy, View, Waiting,
-    describe, init_containers, is_sidecar,
+    BACKOFF_SECS_FIRST, BACKOFF_SECS_MAX, Busy, Failure, Life, PodView, Record, Role, Run, SandboxView, Unhealthy,
+    View, Waiting, describe, find_container, init_containers, is_sidecar,
 };
 use super::plan::{Action, plan};
 use super::probe::{ProbeKind, Target, Told};
+use super::resize::{self, Resizing};
 use super::sandbox::{SandboxError, Tokens, Up};
 use super::start::{Job, StartError};
 use super::{disk, hook, probe, report, sandbox, start, status, stop};
@@ -36,6 +37,8 @@ const FIRST_REPORT: Duration = Duration::from_millis(250);
 /// The longest wait for another attempt at a sandbox.
 const SANDBOX_RETRY_SECS_MAX: u32 = 120;
 
+mod resizing;
+
 struct Worker {
     ctx: Arc<Context>,
     uid: String,
@@ -47,10 +50,15 @@ struct Worker {
     pid: i32,
     cgroup: String,
     containers: BTreeMap<String, View>,
-    failed: Option<(String, String)>,
+    failed: Option<Failure>,
     start_time: Timestamp,
     born: Instant,
     tokens: Tokens,
+    resizing: Resizing,
+    /// Limits are being written.
+    writing_limits: bool,
+    /// No look at the resources before this.
+    resize_at: Option<Instant>,
     tell: mpsc::UnboundedSender<Message>,
     shared: watch::Sender<Shared>,
     watch: Option<AbortHandle>,
@@ -107,6 +115,9 @@ impl Worker {
             start_time,
             born: Instant::now(),
             tokens: Tokens::default(),
+            resizing: Resizing::default(),
+            writing_limits: false,
+            resize_at: None,
             tell,
             shared,
             watch: None,
@@ -125,6 +136,8 @@ impl Worker {
             pod,
         };
         worker.adopt();
+        worker.allocate();
+        worker.admit();
         worker
     }
 
@@ -181,6 +194,7 @@ impl Worker {
             sandbox: &self.sandbox,
             containers: &self.containers,
             failed: self.failed.as_ref(),
+            resizing: &self.resizing,
             start_time: self.start_time,
             now: self.ctx.env.now(),
         }
@@ -189,6 +203,11 @@ impl Worker {
     /// Plans, acts, reports. Returns when to do so again at the latest.
     fn step(&mut self) -> Option<Instant> {
         let mut wake = None;
+        if self.is_over() {
+            self.ctx.ledger.remove(&self.uid);
+        } else {
+            self.resize();
+        }
         // An action may make the next one possible at once.
         for _ in 0..4 {
             let plan = plan(&self.view());
@@ -211,19 +230,74 @@ impl Worker {
             // A little later than asked: clocks that disagree by a hair must not make us spin.
             Instant::now() + Duration::try_from(left).unwrap_or_default() + Duration::from_millis(2)
         });
-        let own = [self.report_at, self.report_failed_until, self.refresh_at, self.retry_at];
+        let own = [self.report_at, self.report_failed_until, self.refresh_at, self.retry_at, self.resize_at];
         own.into_iter().chain([planned]).flatten().min()
     }
 
+    /// Whether nothing of the pod will run again.
+    fn is_over(&self) -> bool {
+        let view = self.view();
+        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        self.gone
+            || matches!(phase, Some("Succeeded" | "Failed"))
+            || self.failed.is_some()
+            || self.pod.spec.as_ref().is_some_and(|spec| super::plan::finished(&view, spec))
+    }
+
+    /// A pod that has not started yet is refused while the node is short of something.
+    fn admit(&mut self) {
+        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        let started = self.pod.status.as_ref().is_some_and(|s| s.start_time.is_some()) || self.dir.exists();
+        if started || !matches!(phase, None | Some("" | "Pending")) {
+            return;
+        }
+        if let Some(message) = self.ctx.pressure.refusal(&self.pod) {
+            self.event(None, Kind::Warning, "Evicted", message.clone());
+            let message = format!("Pod was rejected: {message}");
+            self.failed = Some(Failure { reason: "Evicted".into(), message, ..Failure::default() });
+        }
+    }
+
+    fn evict(&mut self, message: String, grace_secs: i64) {
+        if self.is_over() {
+            return;
+        }
+        self.event(None, Kind::Warning, "Evicted", message.clone());
+        let grace_secs = Some(grace_secs);
+        self.failed = Some(Failure { reason: "Evicted".into(), message, disrupted: true, grace_secs });
+    }
+
+    /// What a pod that is over had in its own volumes is nobody's any more.
+    fn forget_volumes(&self) {
+        if !self.is_over() {
+            return;
+        }
+        let volumes = self.dir.join("volumes");
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = std::fs::remove_dir_all(&volumes)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, path = %volumes.display(), "cannot remove the volumes of a pod that is over");
+            }
+        });
+    }
+
     fn finish(&mut self) {
+        self.ctx.ledger.remove(&self.uid);
         let _ = std::fs::remove_dir_all(&self.dir);
         self.done = true;
     }
 
-    fn container(&self, name: &str) -> Option<(Container, bool)> {
-        let spec = self.pod.spec.as_ref()?;
-        let init = init_containers(spec).iter().find(|c| c.name == name).map(|c| (c.clone(), true));
-        init.or_else(|| spec.containers.iter().find(|c| c.name == name).map(|c| (c.clone(), false)))
+    fn container(&self, name: &str) -> Option<(Container, Role)> {
+        find_container(self.pod.spec.as_ref()?, name)
+    }
+
+    /// The container whose processes one that was added wants to see: its name, and its latest run.
+    fn target_of(&self, name: &str) -> Option<(String, Option<String>)> {
+        let added = self.pod.spec.as_ref()?.ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
+        let target = added.target_container_name.clone().filter(|target| !target.is_empty())?;
+        let run = self.containers.get(&target).and_then(|view| view.current.as_ref()).map(|run| run.record.id.clone());
+        Some((target, run))
     }
 
     fn act(&mut self, action: Action) -> bool {
@@ -235,20 +309,21 @@ impl Worker {
             Action::Confirm => return self.confirm(),
             Action::Fail { reason, message } => {
                 self.event(None, Kind::Normal, "DeadlineExceeded", message.clone());
-                self.failed = Some((reason, message));
+                self.failed = Some(Failure { reason, message, ..Failure::default() });
             }
         }
         true
     }
 
     fn event(&self, container: Option<&str>, kind: Kind, reason: &'static str, message: String) {
-        let init = |name: &str| self.pod.spec.iter().any(|s| init_containers(s).iter().any(|c| c.name == name));
-        self.ctx.events.pod(&self.pod, container.map(|name| (name, init(name))), kind, reason, message);
+        let role = |name: &str| self.container(name).map_or(Role::Ordinary, |(_, role)| role);
+        self.ctx.events.pod(&self.pod, container.map(|name| (name, role(name))), kind, reason, message);
     }
 
     fn start_sandbox(&mut self) {
         self.sandbox = SandboxView::Starting;
-        let (ctx, pod, dir, tokens) = (self.ctx.clone(), self.pod.clone(), self.dir.clone(), self.tokens.clone());
+        let pod = resize::with(&self.pod, &self.resizing.allocated);
+        let (ctx, dir, tokens) = (self.ctx.clone(), self.dir.clone(), self.tokens.clone());
         let (attempt, tell) = (self.sandbox_attempt, self.tell.clone());
         (self.ctx.watch_objects)();
         tokio::spawn(async move {
@@ -359,6 +434,7 @@ impl Worker {
                 self.pid = 0;
                 self.refresh_at = None;
                 self.lose_all();
+                self.forget_volumes();
             }
             Err(error) => {
                 self.event(None, Kind::Warning, "FailedKillPod", format!("error killing pod: {error}"));
@@ -395,13 +471,17 @@ impl Worker {
     }
 
     fn start_container(&mut self, name: &str, attempt: u32, backoff_secs: u32) {
-        let Some((container, init)) = self.container(name) else { return };
+        let Some((mut container, role)) = self.container(name) else { return };
+        if let Some(amounts) = self.resizing.allocated.get(name) {
+            amounts.set(&mut container);
+        }
         let SandboxView::Ready { ips } = &self.sandbox else { return };
         let job = Job {
             ctx: self.ctx.clone(),
             pod: self.pod.clone(),
             container,
-            init,
+            role,
+            target: self.target_of(name),
             attempt,
             backoff_secs,
             dir: self.dir.clone(),
@@ -534,7 +614,7 @@ impl Worker {
         let task = tokio::spawn(async move {
             let failed = |text: String| {
                 tracing::info!(container = owned, text, "the hook before the stop failed");
-                let about = Some((owned.as_str(), false));
+                let about = Some((owned.as_str(), Role::Ordinary));
                 ctx.events.pod(&pod, about, Kind::Warning, "FailedPreStopHook", "PreStopHook failed".into());
             };
             stop::stop(&target, signal, grace_secs, with_hook, failed).await;
@@ -620,10 +700,16 @@ impl Worker {
         tokio::spawn(async move { shim.ask(&Request::Remove { id }).await });
         let again = run.exit().is_some_and(|exit| {
             let spec = self.pod.spec.as_ref();
-            sidecar_or_other
-                .is_some_and(|(c, init)| spec.is_some_and(|s| super::model::restarts(s, &c, init, exit.code)))
+            sidecar_or_other.is_some_and(|(c, role)| {
+                spec.is_some_and(|s| super::model::restarts(s, &c, role == Role::Init, exit.code))
+            })
         });
-        if again && run.record.backoff_secs > 0 && !self.gone && self.pod.metadata.deletion_timestamp.is_none() {
+        if again
+            && !run.record.resized
+            && run.record.backoff_secs > 0
+            && !self.gone
+            && self.pod.metadata.deletion_timestamp.is_none()
+        {
             let text = format!("Back-off restarting failed container {name} in pod {}", describe(&self.pod));
             self.event(Some(name), Kind::Warning, "BackOff", text);
         }
@@ -733,6 +819,8 @@ impl Worker {
                 }
             }
             Message::Probe(name, id, kind, told) => self.probed(&name, &id, kind, told),
+            Message::Evict { message, grace_secs } => self.evict(message, grace_secs),
+            Message::Resized(done, result) => self.resized(done, result),
             Message::Reported(outcome) => self.reported(outcome),
             Message::Confirmed(confirmed) => {
                 self.confirming = false;

@@ -20,7 +20,7 @@ use super::{Body, Query, refuse};
 use crate::node::Inner;
 use crate::pod::disk;
 use crate::pod::handle::{Handle, Shared};
-use crate::pod::model::{Run, all_containers};
+use crate::pod::model::{Run, find_container};
 use crate::shim::log::{FILES_MAX, rotated};
 
 /// Bytes sent at once.
@@ -114,7 +114,7 @@ pub async fn serve(inner: &Arc<Inner>, namespace: &str, pod: &str, container: &s
 
 /// The run whose log is meant.
 fn choose(shared: &Shared, pod: &str, container: &str, previous: bool) -> Result<(String, u32), String> {
-    let known = shared.pod.spec.iter().flat_map(all_containers).any(|c| c.name == container);
+    let known = shared.pod.spec.as_ref().is_some_and(|s| find_container(s, container).is_some());
     if !known {
         return Err(format!("container \"{container}\" in pod \"{pod}\" is not available"));
     }

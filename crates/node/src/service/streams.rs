@@ -31,6 +31,7 @@ use super::socket::{Socket, upgrade};
 use super::{Body, Query, refuse};
 use crate::client::{Connection, Shim, pipe};
 use crate::node::Inner;
+use crate::pod::model::find_container;
 use crate::shim::protocol::{Exec, Reply, Request as Ask};
 
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -70,8 +71,8 @@ fn find(
     let view = shared.containers.get(container).ok_or_else(missing)?;
     let run = view.current.as_ref().filter(|run| run.running().is_some()).ok_or_else(missing)?;
     let spec = shared.pod.spec.as_ref();
-    let spec = spec.and_then(|s| crate::pod::model::all_containers(s).find(|c| c.name == container));
-    let tty = spec.and_then(|c| c.tty).unwrap_or(false);
+    let spec = spec.and_then(|s| find_container(s, container));
+    let tty = spec.and_then(|(c, _)| c.tty).unwrap_or(false);
     Ok((Shim::at(&handle.dir), run.record.id.clone(), tty))
 }
 

@@ -108,6 +108,31 @@ pub fn qos(spec: &PodSpec) -> Qos {
     }
 }
 
+/// What the containers of a pod request together at most at any time, and its overhead: thousandths for `cpu`.
+pub fn requests_of_pod(spec: &PodSpec, name: &str) -> i64 {
+    let of = |container: &Container| request(container.resources.as_ref(), name).unwrap_or(0);
+    let (mut sidecars, mut most) = (0, 0);
+    for container in spec.init_containers.iter().flatten() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars += of(container);
+            most = most.max(sidecars);
+        } else {
+            most = most.max(sidecars + of(container));
+        }
+    }
+    let together = sidecars + spec.containers.iter().map(of).sum::<i64>();
+    together.max(most) + amount(spec.overhead.as_ref(), name).unwrap_or(0)
+}
+
+/// Limits of a container's group.
+pub fn container_limits(resources: Option<&ResourceRequirements>) -> Limits {
+    Limits {
+        cpu_shares: Some(shares(request(resources, "cpu").unwrap_or(0)) as u64),
+        cpu_quota_us: limit(resources, "cpu").filter(|milli| *milli > 0).map(quota_us),
+        memory_bytes: limit(resources, "memory").filter(|bytes| *bytes > 0).map(|bytes| bytes as u64),
+    }
+}
+
 /// Limits of the pod's own group: what its containers may use together.
 pub fn pod_limits(spec: &PodSpec) -> Limits {
     let sum = |name: &str, of: fn(Option<&ResourceRequirements>, &str) -> Option<i64>| {

@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume, V
 use mycelium_api::quantity::Quantity;
 
 use crate::pod::environment::{Objects, references as env_references};
-use crate::pod::model::all_containers;
+use crate::pod::model::{all_containers, ephemeral_containers};
 use crate::shim::protocol::MEMORY;
 use crate::spec::expand::expand;
 use crate::spec::oci::Bind;
@@ -51,7 +51,8 @@ pub fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>, BTreeSet<pa
         secrets.extend(s);
         tokens.extend(t);
     }
-    for container in pod.spec.iter().flat_map(all_containers) {
+    let added: Vec<Container> = pod.spec.iter().flat_map(ephemeral_containers).collect();
+    for container in pod.spec.iter().flat_map(all_containers).chain(&added) {
         let (m, s) = env_references(container);
         maps.extend(m);
         secrets.extend(s);

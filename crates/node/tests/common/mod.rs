@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 use mycelium_api::env::Env;
 use mycelium_apiserver::{ApiServer, Config, Identity, Pki};
 use mycelium_linux::cgroup::Hierarchies;
-use mycelium_node::image::{ImageConfig, ImageError, ImageSource, PodImage, PullSecret};
+use mycelium_node::image::{Collect, ImageConfig, ImageError, ImageSource, PodImage, PullSecret};
 use mycelium_node::network::{NoNetwork, PodNetwork};
 use mycelium_node::{Node, NodeConfig, teardown};
 use mycelium_store::{Options, Store};
@@ -73,7 +73,7 @@ impl ImageSource for Images {
         Box::pin(async { Err(ImageError::Pull { message, local_may_serve: true }) })
     }
 
-    fn collect<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, ()> {
+    fn collect<'a>(&'a self, _: &'a [String], _: Collect) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
 }
@@ -84,6 +84,7 @@ pub struct Cluster {
     pub client: Client,
     pub server: ApiServer,
     pub env: Env,
+    pub pressure: mycelium_node::pressure::Config,
     network: Arc<dyn PodNetwork>,
     engine: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     pub node: Option<Node>,
@@ -94,7 +95,16 @@ impl Cluster {
         Self::with_network(Arc::new(NoNetwork), "192.0.2.1").await
     }
 
+    /// One whose node takes its own pulse this way.
+    pub async fn with_pressure(pressure: mycelium_node::pressure::Config) -> Self {
+        Self::with(Arc::new(NoNetwork), pressure).await
+    }
+
     pub async fn with_network(network: Arc<dyn PodNetwork>, _ip: &str) -> Self {
+        Self::with(network, mycelium_node::pressure::Config::default()).await
+    }
+
+    async fn with(network: Arc<dyn PodNetwork>, pressure: mycelium_node::pressure::Config) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let env = real_env();
         busybox(dir.path());
@@ -109,7 +119,7 @@ impl Cluster {
         server.bootstrap().await.expect("the first objects");
         let client = Client::new(server.client_service(Identity::internal("system:node:n1")), "default");
         let instance = format!("t{:05x}", env.random() & 0xf_ffff);
-        let mut cluster = Self { dir, instance, client, server, env, network, engine: None, node: None };
+        let mut cluster = Self { dir, instance, client, server, env, pressure, network, engine: None, node: None };
         cluster.up().await;
         cluster
     }
@@ -132,6 +142,7 @@ impl Cluster {
             ips: vec!["192.0.2.1".into()],
             pod_cidr: None,
             cluster_domain: "cluster.local".into(),
+            pressure: self.pressure.clone(),
             shim: Arc::from([env!("CARGO_BIN_EXE_mycelium-node-shim").into(), "shim".into()]),
         };
         let node = Node::new(config).expect("a node");
