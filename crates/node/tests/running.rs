@@ -58,8 +58,9 @@ async fn memory_pressure_evicts_the_least_deserving_pod() {
     assert_eq!(greedy["status"]["phase"], "Failed");
     let conditions = greedy["status"]["conditions"].as_array().expect("conditions");
     assert!(conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["reason"] == "TerminationByKubelet"));
-    let events = cluster.events("greedy").await;
-    assert!(events.iter().any(|event| event.contains("Evicted")), "{events:?}");
+    while !cluster.events("greedy").await.iter().any(|event| event.contains("Evicted")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     while condition(&cluster).await != "False" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
