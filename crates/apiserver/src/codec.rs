@@ -45,8 +45,13 @@ fn write_members(out: &mut Vec<u8>, map: &Map<String, Value>, except: &str) {
     }
 }
 
-/// Appends a stored value with its resource version spliced in.
+/// Appends a stored value with its resource version spliced in. One that was never stored (revision 0: created for show)
+/// has none.
 pub fn splice(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
+    if revision == 0 {
+        out.extend_from_slice(value);
+        return;
+    }
     let rest = value.strip_prefix(PREFIX).unwrap_or(b"}}");
     out.extend_from_slice(b"{\"metadata\":{\"resourceVersion\":\"");
     out.extend_from_slice(revision.to_string().as_bytes());
@@ -117,7 +122,9 @@ pub fn parse_entry(entry: &Entry) -> Result<Value, ApiError> {
 
 /// Sets `metadata.resourceVersion`.
 pub fn set_revision(object: &mut Value, revision: Revision) {
-    object["metadata"]["resourceVersion"] = Value::String(revision.to_string());
+    if revision > 0 {
+        object["metadata"]["resourceVersion"] = Value::String(revision.to_string());
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The table of resources the server knows, and where their objects lie in the store.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -18,6 +19,25 @@ use crate::custom::{structural, validate};
 use crate::dynamic::definitions;
 use crate::measured;
 
+/// The schema of a version.
+pub enum Schema {
+    /// Part of the program.
+    Builtin(&'static Type),
+    /// Made from a definition, and gone with it.
+    Custom(Box<Type>),
+}
+
+impl Deref for Schema {
+    type Target = Type;
+
+    fn deref(&self) -> &Type {
+        match self {
+            Self::Builtin(ty) => ty,
+            Self::Custom(ty) => ty,
+        }
+    }
+}
+
 /// One resource in one version.
 pub struct Resource {
     /// What the schema says: names, scope, verbs, subresources.
@@ -27,7 +47,7 @@ pub struct Resource {
     /// Group part of the key.
     key_group: &'static str,
     /// The schema of this version.
-    pub schema: &'static Type,
+    pub schema: Schema,
     /// Defaulting, validation, columns.
     pub behaviour: &'static Kind,
     /// What only a custom resource has.
@@ -39,10 +59,11 @@ impl Resource {
     pub fn custom(
         facts: &'static schema::Resource,
         storage_version: &'static str,
-        schema: &'static Type,
+        schema: Type,
         behaviour: &'static Kind,
         custom: Custom,
     ) -> Self {
+        let schema = Schema::Custom(Box::new(schema));
         Self { facts, storage_version, key_group: facts.group, schema, behaviour, custom: Some(custom) }
     }
 
@@ -50,7 +71,7 @@ impl Resource {
     pub fn answered(facts: &'static schema::Resource) -> Self {
         let behaviour = mycelium_kinds::kind(facts.group, facts.kind);
         let (storage_version, key_group) = (facts.version, facts.group);
-        Self { facts, storage_version, key_group, schema: &schema::ANY, behaviour, custom: None }
+        Self { facts, storage_version, key_group, schema: Schema::Builtin(&schema::ANY), behaviour, custom: None }
     }
 
     /// The columns of a table, as `columnDefinitions`.
@@ -199,7 +220,9 @@ impl Table {
                 facts,
                 storage_version: stored(facts),
                 key_group: key_group(facts.group),
-                schema: schema::types().for_gvk(facts.group, facts.version, facts.kind).unwrap_or(&schema::ANY),
+                schema: Schema::Builtin(
+                    schema::types().for_gvk(facts.group, facts.version, facts.kind).unwrap_or(&schema::ANY),
+                ),
                 behaviour: mycelium_kinds::kind(facts.group, facts.kind),
                 custom: None,
             })

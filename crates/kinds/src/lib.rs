@@ -161,6 +161,10 @@ impl Kind {
             && let Some(object) = object.as_object_mut()
         {
             object.remove("status");
+            // Of a built-in kind, clients always see one, if an empty one.
+            if !self.kind.is_empty() {
+                object.insert("status".to_owned(), Value::Object(serde_json::Map::new()));
+            }
         }
         if let Some(metadata) = value::ensure_object(object, &["metadata"]) {
             metadata.remove("generation");

@@ -19,13 +19,13 @@ pub mod structural;
 pub mod validate;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mycelium_apimachinery::openapi;
 use mycelium_apimachinery::schema::{self, Subresource};
 use mycelium_store::Store;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::resources::Resource;
 use columns::PrinterColumn;
@@ -57,34 +57,51 @@ pub struct Custom {
     list_kind: String,
 }
 
-/// Compiled definitions, by uid and generation: the parts of one live as long as the process, so each is made once.
+/// Compiled definitions, by uid, generation and whether versions are mixed: each is made once, and dropped when its
+/// definition is another or gone.
 #[derive(Default)]
-pub struct Compiled(BTreeMap<(String, i64), Vec<Arc<Resource>>>);
+pub struct Compiled(BTreeMap<(String, i64, bool), Vec<Arc<Resource>>>);
 
 impl Compiled {
     /// The resources of all definitions in the store.
     pub fn resources(&mut self, store: &Store) -> Vec<Arc<Resource>> {
         let entries = store.range(PREFIX, None, 0, None).map(|page| page.entries).unwrap_or_default();
-        let mut all = Vec::new();
+        let (mut all, mut before) = (Vec::new(), std::mem::take(&mut self.0));
         for entry in entries {
             let Ok(definition) = serde_json::from_slice::<Value>(&entry.value) else { continue };
             if !definition::is_established(&definition) {
                 continue;
             }
             let metadata = &definition["metadata"];
-            let id = (text(&metadata["uid"]), metadata["generation"].as_i64().unwrap_or_default());
-            all.extend(self.0.entry(id).or_insert_with(|| compile(&definition)).iter().cloned());
+            let generation = metadata["generation"].as_i64().unwrap_or_default();
+            let id = (text(&metadata["uid"]), generation, is_mixed(&definition));
+            let made = before.remove(&id).unwrap_or_else(|| compile(&definition));
+            all.extend(made.iter().cloned());
+            self.0.insert(id, made);
         }
         all
     }
+}
+
+/// Whether objects may lie in the store in several versions.
+fn is_mixed(definition: &Value) -> bool {
+    definition["status"]["storedVersions"].as_array().is_some_and(|stored| stored.len() > 1)
 }
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// A word that lives as long as the process, and lies in memory once, however often it is kept.
 fn keep(text: &str) -> &'static str {
-    Box::leak(text.to_owned().into_boxed_str())
+    static WORDS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut words = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(word) = words.get(text) {
+        return word;
+    }
+    let word = Box::leak(text.to_owned().into_boxed_str());
+    words.insert(word);
+    word
 }
 
 fn keep_all(list: &Value) -> &'static [&'static str] {
@@ -100,20 +117,28 @@ fn compile(definition: &Value) -> Vec<Arc<Resource>> {
     let Some(storage) = storage else { return Vec::new() };
     versions.retain(|v| v["served"] == true);
     versions.sort_by_key(|v| Reverse(version_rank(v["name"].as_str().unwrap_or_default())));
-    let mixed = definition["status"]["storedVersions"].as_array().is_some_and(|stored| stored.len() > 1);
+    let mixed = is_mixed(definition);
     let one = |(index, version): (usize, &&Value)| Arc::new(resource(spec, version, index == 0, storage, mixed));
     versions.iter().enumerate().map(one).collect()
 }
 
-fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'static str, mixed: bool) -> Resource {
+/// The names, scope and subresources of a version. They live as long as the process, in memory once for all definitions
+/// and generations that agree in them.
+fn facts(spec: &Value, version: &Value, preferred: bool) -> &'static schema::Resource {
+    static FACTS: Mutex<BTreeMap<String, &'static schema::Resource>> = Mutex::new(BTreeMap::new());
     let names = &spec["names"];
+    let (scale, status) = (version["subresources"]["scale"].is_object(), version["subresources"]["status"].is_object());
+    let id = json!([spec["group"], version["name"], names, spec["scope"], preferred, scale, status]).to_string();
+    let mut kept = FACTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(facts) = kept.get(&id) {
+        return facts;
+    }
     let group = keep(spec["group"].as_str().unwrap_or_default());
     let name = keep(version["name"].as_str().unwrap_or_default());
     let kind = keep(names["kind"].as_str().unwrap_or_default());
     let lower = kind.to_ascii_lowercase();
-    let has_status = version["subresources"]["status"].is_object();
     let mut subresources = Vec::new();
-    if version["subresources"]["scale"].is_object() {
+    if scale {
         subresources.push(Subresource {
             name: "scale",
             group: "autoscaling",
@@ -122,10 +147,10 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
             verbs: PART,
         });
     }
-    if has_status {
+    if status {
         subresources.push(Subresource { name: "status", group, version: name, kind, verbs: PART });
     }
-    let facts = schema::Resource {
+    let facts: &'static schema::Resource = Box::leak(Box::new(schema::Resource {
         group,
         version: name,
         resource: keep(names["plural"].as_str().unwrap_or_default()),
@@ -137,7 +162,13 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
         short_names: keep_all(&names["shortNames"]),
         categories: keep_all(&names["categories"]),
         subresources: Box::leak(subresources.into_boxed_slice()),
-    };
+    }));
+    kept.insert(id, facts);
+    facts
+}
+
+fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'static str, mixed: bool) -> Resource {
+    let facts = facts(spec, version, preferred);
     let document = version["schema"].get("openAPIV3Schema").cloned();
     let ty = schema::from_crd_schema(document.as_ref(), spec["preserveUnknownFields"] == true);
     let scale = &version["subresources"]["scale"];
@@ -156,10 +187,10 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
         scale: ["specReplicasPath", "statusReplicasPath", "labelSelectorPath"].map(|key| text(&scale[key])),
         schema: document,
         columns: columns::from_version(version),
-        list_kind: names["listKind"].as_str().map_or_else(|| format!("{kind}List"), str::to_owned),
+        list_kind: spec["names"]["listKind"].as_str().map_or_else(|| format!("{}List", facts.kind), str::to_owned),
     };
-    let behaviour = mycelium_kinds::custom(has_status);
-    Resource::custom(Box::leak(Box::new(facts)), storage_version, Box::leak(Box::new(ty)), behaviour, custom)
+    let behaviour = mycelium_kinds::custom(facts.subresource("status").is_some());
+    Resource::custom(facts, storage_version, ty, behaviour, custom)
 }
 
 /// How Kubernetes ranks versions: stable before beta before alpha, then the higher number.
@@ -184,7 +215,7 @@ fn steps(path: &str) -> impl Iterator<Item = &str> {
 pub fn scale_of(custom: &Custom, object: &Value) -> Value {
     let find = |path: &str| steps(path).fold(object, |value, step| &value[step]).clone();
     let [wanted, there, selector] = &custom.scale;
-    let mut shown = serde_json::json!({"kind": object["kind"], "metadata": object["metadata"],
+    let mut shown = json!({"kind": object["kind"], "metadata": object["metadata"],
         "spec": {"replicas": find(wanted)}, "status": {"replicas": find(there)}});
     shown = mycelium_kinds::scale::of(&shown);
     if let Some(selector) = find(selector).as_str().filter(|selector| !selector.is_empty()) {

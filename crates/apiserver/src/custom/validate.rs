@@ -106,10 +106,13 @@ impl Checker<'_> {
         if let Some(allowed) = schema["enum"].as_array()
             && !allowed.contains(value)
         {
-            let names: Vec<String> =
-                allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.errors.push(FieldError::not_supported(path, value.clone(), &names));
+            // In the order of the schema, unlike the words of built-in kinds.
+            let words: Vec<String> = allowed
+                .iter()
+                .map(|v| v.as_str().map_or_else(|| format!("{:?}", v.to_string()), |text| format!("{text:?}")))
+                .collect();
+            let detail = format!("supported values: {}", words.join(", "));
+            self.errors.push(FieldError::new(ErrorKind::NotSupported, path, value.clone(), detail));
         }
         match value {
             Value::Number(_) => self.number(schema, value, path),

@@ -65,7 +65,7 @@ pub fn checked(table: &Table, spec: &Value) -> Value {
         .into_iter()
         .map(|resource| {
             let name = format!("{}/{}, Kind={}", resource.group(), resource.version(), resource.kind());
-            (name, schema(resource.schema, 0))
+            (name, schema(&resource.schema, 0))
         })
         .collect();
     let list = |key: &str| spec[key].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -95,7 +95,7 @@ fn params(table: &Table, spec: &Value) -> Option<Value> {
     let text = |key: &str| spec["paramKind"][key].as_str().unwrap_or_default();
     let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
     let facts = table.facts().find(|f| f.group == group && f.version == version && f.kind == text("kind"))?;
-    table.get(group, version, facts.resource).map(|resource| schema(resource.schema, 0))
+    table.get(group, version, facts.resource).map(|resource| schema(&resource.schema, 0))
 }
 
 fn fault(text: &str, object: &Value, params: Option<&Value>, variables: &[String]) -> Option<String> {

@@ -246,13 +246,13 @@ pub fn operation<'a>(cx: &Context<'a>, options: &'a WriteOptions) -> Operation<'
 }
 
 /// The schema of the storage version.
-pub fn storage_schema(cx: &Context<'_>) -> &'static Type {
+pub fn storage_schema<'a>(cx: &Context<'a>) -> &'a Type {
     let resource = cx.resource;
     if resource.is_storage_version() {
-        return resource.schema;
+        return &resource.schema;
     }
     let group = if resource.group() == "events.k8s.io" { "" } else { resource.group() };
-    schema::types().for_gvk(group, resource.storage_version, resource.kind()).unwrap_or(resource.schema)
+    schema::types().for_gvk(group, resource.storage_version, resource.kind()).unwrap_or(&resource.schema)
 }
 
 fn system_fields(cx: &Context<'_>, object: &mut Value) {

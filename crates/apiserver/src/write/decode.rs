@@ -17,18 +17,18 @@ pub struct Expected<'a> {
     /// Kind.
     pub kind: &'a str,
     /// Its schema.
-    pub schema: &'static Type,
+    pub schema: &'a Type,
     /// Whether types are checked later, by a schema of its own.
     pub custom: bool,
 }
 
-impl Expected<'static> {
+impl<'a> Expected<'a> {
     /// An object of the resource.
-    pub fn of(cx: &Context<'_>) -> Self {
+    pub fn of(cx: &Context<'a>) -> Self {
         Self {
             api_version: cx.resource.api_version(),
             kind: cx.resource.kind(),
-            schema: cx.resource.schema,
+            schema: &cx.resource.schema,
             custom: cx.resource.custom.is_some(),
         }
     }

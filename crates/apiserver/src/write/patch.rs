@@ -261,7 +261,7 @@ fn merged(
     options: &WriteOptions,
 ) -> Result<Value, ApiError> {
     let operation = create::operation(cx, options);
-    let mut object = apply::apply(cx.resource.schema, live, config, &operation).map_err(refused)?;
+    let mut object = apply::apply(&cx.resource.schema, live, config, &operation).map_err(refused)?;
     match options.validation {
         FieldValidation::Strict if !faults.is_empty() => {
             return Err(ApiError::bad(format!("error strict decoding YAML: {}", faults.join(", "))));
@@ -270,7 +270,7 @@ fn merged(
         _ => {}
     }
     if cx.resource.custom.is_none() {
-        syntax::check_types(cx.resource.schema, &object).map_err(|why| unconvertible(cx, config, &why.to_string()))?;
+        syntax::check_types(&cx.resource.schema, &object).map_err(|why| unconvertible(cx, config, &why.to_string()))?;
     }
     decode::kept(&mut object, &Expected::of(cx));
     Ok(object)
