@@ -6,6 +6,7 @@
 
 pub mod autoscaler;
 pub mod cache;
+pub mod certificates;
 pub mod children;
 mod claim;
 mod context;
@@ -48,13 +49,15 @@ pub use context::{Caches, Context};
 pub struct Options {
     /// Certificate of the cluster's authority (PEM), published in every namespace; none publishes nothing.
     pub root_ca: Option<String>,
+    /// Signs what approved CertificateSigningRequests ask for; none leaves them to others.
+    pub signer: Option<certificates::Signer>,
     /// A node that is not heard of for so long is taken for lost.
     pub node_grace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { root_ca: None, node_grace: node_lifecycle::plan::GRACE }
+        Self { root_ca: None, signer: None, node_grace: node_lifecycle::plan::GRACE }
     }
 }
 
@@ -80,6 +83,9 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(endpoints::mirror::start(&context));
     tasks.spawn(namespace::start(&context));
     tasks.spawn(garbage::start(&context));
+    if let Some(signer) = options.signer {
+        tasks.spawn(certificates::start(&context, signer));
+    }
     tasks.spawn(service_account::start(&context, options.root_ca));
     tasks.spawn(node_lifecycle::start(&context, options.node_grace));
     tasks.spawn(pod_gc::start(&context));

@@ -62,6 +62,20 @@ impl Authority<'_> {
         params
     }
 
+    /// Parameters of a certificate that is valid for some time, from five minutes ago.
+    pub(super) fn lasting(&self, life: SignedDuration) -> CertificateParams {
+        let mut params = dated(self.env, 0);
+        let now = self.env.now();
+        let from = now.saturating_sub(SignedDuration::from_mins(5)).unwrap_or(Timestamp::MIN);
+        set_time(&mut params, from, now.saturating_add(life).unwrap_or(Timestamp::MAX));
+        params
+    }
+
+    /// Who signs.
+    pub(super) fn issuer(&self) -> Issuer<'static, &KeyPair> {
+        Issuer::new(self.params(), self.key)
+    }
+
     fn sign(&self, params: CertificateParams) -> Result<CertKey, PkiError> {
         let key = KeyPair::generate()?;
         let ca = self.params();
@@ -79,18 +93,22 @@ impl Authority<'_> {
     }
 }
 
-/// Parameters valid from a day ago, so that a clock set back a little does no harm.
-fn dated(env: &Env, days: i32) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let now = env.now();
-    let day = |offset: i32| {
-        let at = now.saturating_add(DAY * offset).unwrap_or(Timestamp::MAX);
+fn set_time(params: &mut CertificateParams, from: Timestamp, until: Timestamp) {
+    let moment = |at: Timestamp| {
         let date = jiff::tz::TimeZone::UTC.to_datetime(at);
         let midnight = rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs());
         midnight + std::time::Duration::from_secs(u64::try_from(at.as_second().rem_euclid(86_400)).unwrap_or_default())
     };
-    params.not_before = day(-1);
-    params.not_after = day(days);
+    params.not_before = moment(from);
+    params.not_after = moment(until);
+}
+
+/// Parameters valid from a day ago, so that a clock set back a little does no harm.
+fn dated(env: &Env, days: i32) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let now = env.now();
+    let day = |offset: i32| now.saturating_add(DAY * offset).unwrap_or(Timestamp::MAX);
+    set_time(&mut params, day(-1), day(days));
     params.distinguished_name = DistinguishedName::new();
     let mut serial = env.random().to_be_bytes();
     serial[0] &= 0x7f;

@@ -17,6 +17,7 @@ mod files;
 mod issue;
 mod leaf;
 mod renewal;
+pub mod request;
 
 use std::fs;
 use std::io;
@@ -68,6 +69,12 @@ pub enum PkiError {
     /// The TLS library refused the material.
     #[error("cannot configure TLS")]
     Tls(#[from] rustls::Error),
+    /// A request is not one that may be signed.
+    #[error("{why}")]
+    Refused {
+        /// Why not.
+        why: String,
+    },
     /// The client verifier refused the CA.
     #[error("cannot verify client certificates")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -221,6 +228,11 @@ impl Pki {
             return Err(PkiError::Reserved { host: host.clone() });
         }
         self.keys.authority().serving(first, hosts)
+    }
+
+    /// The certificate that a request asks for, PEM.
+    pub fn answer(&self, request: &request::Request<'_>) -> Result<String, PkiError> {
+        self.keys.authority().answer(request)
     }
 
     /// A kubeconfig with the CA and the administrator's certificate embedded.

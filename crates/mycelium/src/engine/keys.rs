@@ -1,8 +1,19 @@
-//! Keeps certificates, and the kubeconfig that holds one, from running out while the engine runs.
+//! Keeps certificates, and the kubeconfig that holds one, from running out while the engine runs; signs those asked for.
 
 use std::path::PathBuf;
 
-use mycelium_apiserver::pki::{Pki, PkiError};
+use mycelium_apiserver::pki::{Pki, PkiError, request};
+use mycelium_controllers::certificates::Signer;
+
+/// The authority, for the controller of CertificateSigningRequests.
+pub fn signer(pki: Pki) -> Signer {
+    Signer::new(move |spec| {
+        let usages = spec.usages.as_deref().unwrap_or_default();
+        let seconds = spec.expiration_seconds.map(i64::from);
+        let asked = request::Request { signer: &spec.signer_name, pem: &spec.request.0, usages, seconds };
+        request::is_served(asked.signer).then(|| pki.answer(&asked).map_err(|error| error.to_string()))
+    })
+}
 
 /// The administrator's kubeconfig of one engine.
 pub struct AdminConfig {

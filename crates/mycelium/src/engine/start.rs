@@ -32,7 +32,7 @@ use super::config::Config;
 use super::fleet::Fleet;
 use super::instance::{Instance, Record};
 use super::keys::AdminConfig;
-use super::{agents, bootstrap, ingress, preflight, sources, state};
+use super::{agents, bootstrap, ingress, keys, preflight, sources, state};
 use crate::commands::status::node_ready;
 
 /// Worker threads: the engine mostly waits, and each thread costs memory.
@@ -102,7 +102,9 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
 
     let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
     let admin = kube::Client::new(api.server.client_service(identity), "default");
-    let options = mycelium_controllers::Options { root_ca: Some(api.root_ca.clone()), node_grace: config.node_grace };
+    let root_ca = Some(api.root_ca.clone());
+    let options =
+        mycelium_controllers::Options { root_ca, signer: Some(keys::signer(api.pki.clone())), node_grace: config.node_grace };
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
 
