@@ -92,7 +92,8 @@ fn pod_target(path: &ResourcePath, subresource: &str, pod: &Value, query: &Query
     let (namespace, name) = (&path.namespace, &path.name);
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
     if subresource == "portforward" {
-        let ports: Vec<String> = query.all("ports").map(|p| format!("port={}", encode(p))).collect();
+        let ports = query.all("ports").flat_map(|ports| ports.split(','));
+        let ports: Vec<String> = ports.map(|port| format!("port={}", encode(port))).collect();
         return Ok(with_query(format!("/portForward/{namespace}/{name}/{uid}"), Some(&ports.join("&"))));
     }
     let container = container(pod, name, query.get("container"))?;

@@ -2,6 +2,7 @@
 //!
 //! Requests have the form a kubelet serves. Whoever hands them over has authorised them.
 
+mod channels;
 mod logs;
 mod portforward;
 mod socket;
@@ -55,7 +56,7 @@ async fn route(inner: &Arc<Inner>, request: Request<Body>) -> Response<Body> {
             streams::attach(inner, (namespace, pod, uid, container), &query, request)
         }
         (&Method::GET | &Method::POST, ["portForward", namespace, pod, uid]) => {
-            portforward::serve(inner, (namespace, pod, uid), request)
+            portforward::serve(inner, (namespace, pod, uid), &query, request)
         }
         (&Method::GET, ["stats", "summary"]) => stats::serve(inner).await,
         (&Method::GET, ["healthz"]) => text(StatusCode::OK, "ok"),

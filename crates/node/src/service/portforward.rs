@@ -1,4 +1,4 @@
-//! Forwarding ports into a pod: SPDY streams in a WebSocket, connections from inside the pod's network.
+//! Forwarding ports into a pod: SPDY streams in a WebSocket (or [`channels`]), connections from inside the pod's network.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,20 +16,27 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::socket::{Socket, upgrade};
+use super::socket::{Socket, offers, upgrade};
 use super::spdy::{Decoder, Encoder, Frame, Headers};
-use super::{Body, refuse};
+use super::{Body, Query, channels, refuse};
 use crate::node::Inner;
 
 const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once through one forwarding.
 const CONNECTIONS_MAX: usize = 512;
-const WAITING_MAX: usize = 16;
-const CHUNK_BYTES: usize = 32 << 10;
+/// Messages that wait for a slow client.
+pub(super) const WAITING_MAX: usize = 16;
+/// Bytes of one message.
+pub(super) const CHUNK_BYTES: usize = 32 << 10;
 
 /// Answers a request to forward ports.
-pub fn serve(inner: &Arc<Inner>, (namespace, pod, uid): (&str, &str, &str), request: Request<Body>) -> Response<Body> {
+pub fn serve(
+    inner: &Arc<Inner>,
+    (namespace, pod, uid): (&str, &str, &str),
+    query: &Query,
+    request: Request<Body>,
+) -> Response<Body> {
     let missing = || refuse(StatusCode::NOT_FOUND, "NotFound", &format!("pods \"{pod}\" not found"));
     let Some(handle) = inner.find(namespace, pod, Some(uid)) else { return missing() };
     let pid = handle.shared.borrow().pid;
@@ -38,10 +45,22 @@ pub fn serve(inner: &Arc<Inner>, (namespace, pod, uid): (&str, &str, &str), requ
         return refuse(StatusCode::BAD_REQUEST, "BadRequest", text);
     }
     let place = Place { netns: PathBuf::from(format!("/proc/{pid}/ns/net")), pod: pod.to_owned(), uid: uid.to_owned() };
-    upgrade(request, &[PROTOCOL], move |socket| forward(socket, Arc::new(place)))
+    if offers(request.headers(), PROTOCOL) {
+        return upgrade(request, &[PROTOCOL], move |socket| forward(socket, Arc::new(place)));
+    }
+    let ports: Option<Vec<u16>> = query.all("port").iter().map(|port| port.parse().ok().filter(|p| *p > 0)).collect();
+    match ports {
+        Some(ports) if (1..=channels::PORTS_MAX).contains(&ports.len()) => {
+            upgrade(request, &[PROTOCOL, channels::PROTOCOL], move |socket| {
+                channels::forward(socket, Arc::new(place), ports)
+            })
+        }
+        _ => refuse(StatusCode::BAD_REQUEST, "BadRequest", "query parameter \"port\" must name 1 to 64 ports"),
+    }
 }
 
-struct Place {
+/// Where connections are made.
+pub(super) struct Place {
     netns: PathBuf,
     pod: String,
     uid: String,
@@ -182,13 +201,9 @@ async fn connection(
     mut pieces: mpsc::Receiver<Vec<u8>>,
 ) {
     let last = |stream: u32, bytes: Vec<u8>| Frame::Data { stream, bytes, last: true };
-    match dial(place, port).await {
+    match place.dial(port).await {
         Err(reason) => {
-            let text = format!(
-                "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {}, uid {}: {reason}",
-                place.pod, place.uid
-            );
-            let _ = frames.send(last(error, text.into_bytes())).await;
+            let _ = frames.send(last(error, place.failure(port, &reason).into_bytes())).await;
             let _ = frames.send(last(data, Vec::new())).await;
         }
         Ok(stream) => {
@@ -215,17 +230,28 @@ async fn connection(
     }
 }
 
-/// Connects from inside the pod's network namespace, which a thread of its own enters: a namespace belongs to a thread.
-async fn dial(place: &Place, port: u16) -> Result<TcpStream, String> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let netns = place.netns.clone();
-    let thread = std::thread::Builder::new().name("port-forward".into()).spawn(move || {
-        let _ = sender.send(connect_inside(&netns, port));
-    });
-    thread.map_err(|e| e.to_string())?;
-    let stream = receiver.await.map_err(|e| e.to_string())??;
-    stream.set_nonblocking(true).map_err(|e| e.to_string())?;
-    TcpStream::from_std(stream).map_err(|e| e.to_string())
+impl Place {
+    /// Connects from inside the pod's network namespace, which a thread of its own enters: a namespace belongs to a
+    /// thread.
+    pub(super) async fn dial(&self, port: u16) -> Result<TcpStream, String> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let netns = self.netns.clone();
+        let thread = std::thread::Builder::new().name("port-forward".into()).spawn(move || {
+            let _ = sender.send(connect_inside(&netns, port));
+        });
+        thread.map_err(|e| e.to_string())?;
+        let stream = receiver.await.map_err(|e| e.to_string())??;
+        stream.set_nonblocking(true).map_err(|e| e.to_string())?;
+        TcpStream::from_std(stream).map_err(|e| e.to_string())
+    }
+
+    /// What a client is told of a connection that could not be made.
+    pub(super) fn failure(&self, port: u16, reason: &str) -> String {
+        let (pod, uid) = (&self.pod, &self.uid);
+        format!(
+            "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {pod}, uid {uid}: {reason}"
+        )
+    }
 }
 
 fn connect_inside(netns: &std::path::Path, port: u16) -> Result<StdStream, String> {

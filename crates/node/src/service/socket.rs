@@ -1,10 +1,12 @@
 //! Upgrading a request to a WebSocket.
 
+use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
@@ -12,6 +14,15 @@ use super::{Body, empty, refuse};
 
 /// A WebSocket of a client.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// What a message carries; the client for Python sends text.
+pub fn payload(message: Message) -> Option<Bytes> {
+    match message {
+        Message::Binary(bytes) => Some(bytes),
+        Message::Text(text) => Some(text.into()),
+        _ => None,
+    }
+}
 
 /// Larger messages are refused.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
@@ -24,9 +35,14 @@ fn has(headers: &HeaderMap, name: http::HeaderName, word: &str) -> bool {
         .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
 }
 
+/// Whether the client offers to speak a protocol.
+pub fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    has(headers, SEC_WEBSOCKET_PROTOCOL, protocol)
+}
+
 /// The first of `protocols` that the client offers.
 fn choose(headers: &HeaderMap, protocols: &[&'static str]) -> Option<&'static str> {
-    protocols.iter().copied().find(|protocol| has(headers, SEC_WEBSOCKET_PROTOCOL, protocol))
+    protocols.iter().copied().find(|protocol| offers(headers, protocol))
 }
 
 /// Answers the handshake; `serve` runs with the socket once the connection is upgraded.

@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::socket::{Socket, upgrade};
+use super::socket::{Socket, payload, upgrade};
 use super::{Body, Query, refuse};
 use crate::client::{Connection, Shim, pipe};
 use crate::node::Inner;
@@ -190,7 +190,7 @@ async fn run(socket: Socket, session: impl Future<Output = Result<Session, Strin
         let mut pieces = Some(pieces);
         tokio::spawn(write_all(stdin, writer, leave));
         while let Some(Ok(message)) = stream.next().await {
-            let Message::Binary(bytes) = message else { continue };
+            let Some(bytes) = payload(message) else { continue };
             match bytes.first() {
                 Some(0) => {
                     if let Some(pieces) = &pieces {

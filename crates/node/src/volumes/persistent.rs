@@ -1,7 +1,8 @@
 //! Volumes behind claims: where they are on this machine, and whose they are.
 //!
 //! A volume that was made for a claim is a folder of its own below the engine's `volumes`, made when a pod first mounts
-//! it. In the pod's folder each claim is a link to its volume, so that containers start without asking the API again.
+//! it. That it was made is noted down beside the folders: one that has gone since is not made again, since what was in it
+//! has gone with it (a disk that is not mounted, most often). In the pod's folder each claim is a link to its volume, so that containers start without asking the API again.
 
 use std::fs;
 use std::io;
@@ -119,17 +120,29 @@ impl Claimed {
     }
 }
 
+/// Where it is noted down that a volume's folder was made: not in the folder that may go.
+pub(super) fn note(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).with_extension("made").join(path.file_name().unwrap_or_default())
+}
+
 /// Makes a folder that any user of a container may write to, in one that nobody else on the machine may enter.
 fn make(path: &Path) -> io::Result<()> {
+    let note = note(path);
     if path.is_dir() {
         return Ok(());
+    }
+    if note.exists() {
+        let text = "it was made before and has gone, with all that was in it: bring it back, or delete the claim";
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
         fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
     }
     fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    fs::create_dir_all(note.parent().unwrap_or(&note))?;
+    fs::write(note, "")
 }
 
 /// Gives everything below `path` to a group that may read and write it; what is made there later, too.

@@ -122,7 +122,10 @@ fn gone(path: &Path) -> Result<(), String> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("cannot remove the folder {}: {error}", path.display()))
         }
-        _ => Ok(()),
+        _ => {
+            let _ = std::fs::remove_file(super::persistent::note(path));
+            Ok(())
+        }
     }
 }
 
