@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
-# Programs that Debian does not have, or only too old: scripts/kubectl.sh. Kept over `make clean`.
+# Programs that Debian does not have, or only too old: scripts/tools.sh. Kept over `make clean`.
 export TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mycelium/bin
 export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 

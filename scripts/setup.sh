@@ -6,7 +6,8 @@ set -euo pipefail
 
 build=(libseccomp-dev gcc libc6-dev make pkg-config)
 run=(nftables iproute2 kmod curl ca-certificates)
-test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack apache2-utils openssl e2fsprogs syslinux mtools)
+test=(mount util-linux docker-registry skopeo busybox-static mmdebstrap redis-server redis-tools nginx-light wrk dnsutils procps conntrack
+  apache2-utils openssl e2fsprogs syslinux mtools python3-venv nodejs)
 vm=(busybox-static e2fsprogs mmdebstrap)
 bench=(etcd-server podman containerd runc crun)
 
@@ -69,18 +70,21 @@ virtual_machines() {
   rm -rf "$work"
 }
 
-# The root file system of the images that tests run: nginx and Redis with all they depend on, as Debian's packages unpack.
+# The root file system of the images that tests run: nginx, Redis, PostgreSQL and a shell with all they depend on, as
+# Debian's packages unpack, but for what these do not use: manuals, Perl, PostgreSQL's compiler of queries.
 # Kept in the cache, beside a list of what it was made of.
 servers() {
-  local tar=$cache/servers.tar suite=bookworm packages=base-passwd,nginx-light,redis-server
-  local exclude=(/usr/share/{doc,man,locale,perl}/'*' /usr/lib/x86_64-linux-gnu/{perl,gconv}/'*')
+  local tar=$cache/servers.tar suite=bookworm packages=base-passwd,dash,coreutils,nginx-light,redis-server,postgresql-15
+  local exclude=(/usr/share/{doc,man,locale,i18n,perl,perl5,postgresql-common}/'*' /usr/lib/x86_64-linux-gnu/{perl,perl-base,gconv}/'*'
+    /usr/lib/x86_64-linux-gnu/lib{LLVM,z3}'*' /usr/lib/postgresql/15/lib/{bitcode/'*',llvmjit'*'})
   local made_of="$suite $packages ${exclude[*]}"
   [[ ! -e $tar || $(cat "$tar.list" 2>/dev/null) != "$made_of" ]] || return 0
   echo "setup: making the root file system of test images with mmdebstrap"
   mkdir -p "$cache"
-  # base-passwd's own script, which would copy these, does not run.
+  # base-passwd's own script, which would copy these, does not run, nor the one that adds PostgreSQL's user.
   mmdebstrap --quiet --variant=extract --include="$packages" "${exclude[@]/#/--dpkgopt=path-exclude=}" \
-    --extract-hook='for f in passwd group; do cp "$1/usr/share/base-passwd/$f.master" "$1/etc/$f"; done' \
+    --extract-hook='for f in passwd group; do cp "$1/usr/share/base-passwd/$f.master" "$1/etc/$f"; done
+      echo postgres:x:999:999::/tmp:/bin/sh >> "$1/etc/passwd"; echo postgres:x:999: >> "$1/etc/group"' \
     --format=tar "$suite" "$tar.new" "${MIRROR:-http://deb.debian.org/debian}"
   mv "$tar.new" "$tar"
   echo "$made_of" > "$tar.list"
@@ -106,10 +110,14 @@ if ((${#missing[@]})); then
   [[ -z $made ]] || rm -f "$policy"
 fi
 
-# Tests drive a kubectl; `make run` does without one.
-if [[ ${1:-run} == test || ${1:-run} == bench ]]; then
-  "$(dirname "$0")/kubectl.sh" "${TOOLS:-$cache/bin}"
-fi
+# Tests drive a kubectl and other clients; `make run` does without.
+case ${1:-run} in
+  bench) "$(dirname "$0")/tools.sh" "${TOOLS:-$cache/bin}" kubectl ;;
+  test)
+    "$(dirname "$0")/tools.sh" "${TOOLS:-$cache/bin}" kubectl clients
+    "$(dirname "$0")/clients.sh" "$cache/clients"
+    ;;
+esac
 
 [[ ${1:-run} == run ]] || virtual_machines
 [[ ${1:-run} != test ]] || servers

@@ -4,13 +4,18 @@ use std::process::Stdio;
 
 use crate::support::{Engine, cache, command, run};
 
-/// Makes an image of the root file system that `scripts/setup.sh test` has made with mmdebstrap: Debian's nginx and Redis
-/// with all they depend on.
-pub fn import_servers(engine: &Engine, name: &str, entrypoint: &str) {
+/// Makes an image of the root file system that `scripts/setup.sh test` has made with mmdebstrap: Debian's nginx, Redis and
+/// PostgreSQL with all they depend on.
+pub fn import_root(engine: &Engine, name: &str, how: &[&str]) {
     let tar = cache().join("servers.tar");
     assert!(tar.exists(), "{} is missing: run `scripts/setup.sh test` first (make test does)", tar.display());
     let (dir, tar) = (engine.dir().display().to_string(), tar.display().to_string());
-    engine.mycelium(&["image", "import", "--data-dir", &dir, "--entrypoint", entrypoint, &tar, name]);
+    engine.mycelium(&[&["image", "import", "--data-dir", &dir], how, &[tar.as_str(), name]].concat());
+}
+
+/// The same with an entry point.
+pub fn import_servers(engine: &Engine, name: &str, entrypoint: &str) {
+    import_root(engine, name, &["--entrypoint", entrypoint]);
 }
 
 const NGINX: &str = r#"

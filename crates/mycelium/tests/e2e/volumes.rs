@@ -109,3 +109,52 @@ fn data_outlives_pods_and_goes_with_its_claim() {
     engine.down();
     assert!(kept.exists(), "down keeps the volumes");
 }
+
+const KEPT: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox:test
+    command: [sh, -c, "echo started >> /data/log; exec sleep 100000"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: kept}}]
+"#;
+
+/// The place of all volumes cannot be written to, then is not there (a disk that is not mounted): pods wait and say why, and
+/// nobody is given an empty folder for a full one.
+#[test]
+fn volumes_whose_place_is_gone_wait_for_it() {
+    let engine = Engine::start();
+    engine.import_busybox();
+    let (place, away) = (engine.dir().join("volumes"), engine.dir().join("away"));
+    let told = |why: &str| {
+        eventually(why, || {
+            let events = engine.kubectl(&["get", "events", "--field-selector", "reason=FailedMount"]);
+            if events.contains(why) { Ok(()) } else { Err(events) }
+        });
+    };
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::write(&place, "in the way").expect("a file in the way");
+    engine.apply(KEPT);
+    told("cannot make the folder");
+    std::fs::remove_file(&place).expect("out of the way");
+    engine.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=180s"]);
+
+    engine.kubectl(&["delete", "pod", "keeper"]);
+    std::fs::rename(&place, &away).expect("gone");
+    engine.apply(KEPT);
+    told("it was made before and has gone");
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::rename(&away, &place).expect("back");
+    engine.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=180s"]);
+    assert_eq!(engine.kubectl(&["exec", "keeper", "--", "cat", "/data/log"]), "started\nstarted\n");
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Puts programs that Debian does not have, or only too old, into the folder given:
+#   scripts/tools.sh FOLDER kubectl            kubectl, unless the one in PATH will do. Debian 12's is 1.20; exec, attach and
+#                                              port-forward over WebSocket need 1.31. The released binary where dl.k8s.io
+#                                              can be reached, else built from the Go module proxy
+#   scripts/tools.sh FOLDER kubectl clients    also Helm and the operator of scripts/go, built from the Go module proxy
+set -euo pipefail
+folder=${1:?folder}
+shift
+version=v1.35.1
+go_version=go1.25.5
+go_sha256_amd64=8cea6783dab64d68b38f5b81ecd38d45155a3c06638991acc6af19e0fca80edb
+go_sha256_arm64=4d31d22f75fed99025f7b082319eabeb74106d11e343fc203b336ba2afdeb3a1
+here=$(cd "$(dirname "$0")" && pwd)
+
+case $(uname -m) in
+  x86_64) arch=amd64 ;;
+  aarch64) arch=arm64 ;;
+  *) echo "tools: no recipe for $(uname -m): put kubectl 1.31 or later into PATH" >&2; exit 1 ;;
+esac
+
+# Is this kubectl 1.31 or later?
+current() {
+  local minor
+  minor=$("$1" version --client 2>/dev/null | sed -n 's/^Client Version: .*v1\.\([0-9]*\)\..*/\1/p' | head -1)
+  [[ -n $minor && $minor -ge 31 ]]
+}
+
+download() {
+  local base=https://dl.k8s.io/release/$version/bin/linux/$arch/kubectl
+  curl -fsSL --connect-timeout 5 -o "$work/bin/kubectl" "$base" 2>/dev/null || return 1
+  curl -fsSL --connect-timeout 5 -o "$work/kubectl.sha256" "$base.sha256" 2>/dev/null || return 1
+  echo "$(cat "$work/kubectl.sha256")  $work/bin/kubectl" | sha256sum --check --quiet
+}
+
+# A Go toolchain: the one in PATH if it is new enough, else the one the module proxy has, checked against its pinned sum.
+toolchain() {
+  if command -v go >/dev/null && [[ $(go env GOVERSION) =~ ^go1\.([0-9]+) && ${BASH_REMATCH[1]} -ge 25 ]]; then
+    command -v go
+    return
+  fi
+  local sum=go_sha256_$arch name=golang.org/toolchain@v0.0.1-$go_version.linux-$arch
+  curl -fsSL -o "$work/go.zip" "https://proxy.golang.org/golang.org/toolchain/@v/v0.0.1-$go_version.linux-$arch.zip"
+  echo "${!sum}  $work/go.zip" | sha256sum --check --quiet >&2
+  busybox unzip -q "$work/go.zip" -d "$work" >&2
+  rm "$work/go.zip"
+  chmod -R u+x "$work/$name/bin" "$work/$name/pkg/tool"
+  echo "$work/$name/bin/go"
+}
+
+# Builds packages of scripts/go at once: they share most of what they are made of.
+build() {
+  local go
+  go=$(toolchain)
+  echo "tools: building $* with $go" >&2
+  # Modules and build cache are dropped with the work folder: only the programs are kept.
+  (cd "$here/go" && GOTOOLCHAIN=local GOFLAGS=-modcacherw GOPATH=$work/go GOCACHE=$work/cache CGO_ENABLED=0 \
+    "$go" build -trimpath -o "$work/bin/" \
+    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35" "$@")
+}
+
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/.tools-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/bin"
+packages=()
+
+if ! current kubectl && ! current "$folder/kubectl"; then
+  echo "tools: the kubectl in PATH is missing or older than 1.31; getting $version into $folder"
+  download || { rm -f "$work/bin/kubectl"; packages+=(./kubectl); }
+fi
+made_of=$(cat "$here"/go/go.{mod,sum} "$here"/go/operator/*.go | sha256sum)
+if [[ ${2:-} == clients && $(cat "$folder/.clients" 2>/dev/null) != "$made_of" ]]; then
+  if curl -sS -m 20 -o /dev/null https://proxy.golang.org/; then
+    packages+=(helm.sh/helm/v3/cmd/helm ./operator)
+  else
+    echo "tools: proxy.golang.org does not answer: tests do without Helm and the operator built with Go" >&2
+  fi
+fi
+((${#packages[@]} == 0)) || build "${packages[@]}"
+if [[ -e $work/bin/kubectl ]]; then
+  chmod 755 "$work/bin/kubectl"
+  current "$work/bin/kubectl" || { echo "tools: the kubectl that was made does not run" >&2; exit 1; }
+fi
+[[ ! -e $work/bin/helm ]] || echo "$made_of" > "$work/bin/.clients"
+find "$work/bin" -type f -exec mv {} "$folder/" \;
