@@ -116,8 +116,9 @@ fn a_web_server_is_scaled_by_its_load_and_back() {
     engine.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     let url = format!("http://{}/", engine.value("service/web", "{.spec.clusterIP}"));
     run(command("curl").args(["-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url]));
-    let load =
-        command("wrk").args(["-t1", "-c4", "-d180s", "-H", "Connection: close", &url]).stdout(Stdio::piped()).spawn();
+    let mut wrk = command("wrk");
+    wrk.args(["-t1", "-c4", "-d300s", "--timeout", "60s", "-H", "Accept-Encoding: gzip", "-H", "Connection: close"]);
+    let load = wrk.arg(format!("{url}work")).stdout(Stdio::piped()).spawn();
     let mut load = load.expect("wrk");
     engine.wait_value("deployment/web", "{.status.readyReplicas}", "3");
     assert!(engine.kubectl(&["get", "hpa", "web", "--no-headers"]).contains("Deployment/web"));
