@@ -168,7 +168,7 @@ func run(name, namespace string) error {
 	version := schema.GroupVersion{Group: "example.com", Version: "v1"}
 	scheme.AddKnownTypes(version, &Garden{}, &GardenList{})
 	metav1.AddToGroupVersion(scheme, version)
-	lease, renew, retry := 6*time.Second, 4*time.Second, time.Second
+	lease, renew, retry := 15*time.Second, 12*time.Second, time.Second
 	manager, err := ctrl.NewManager(ctrl.GetConfigOrDie(), ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
