@@ -103,8 +103,8 @@ async fn engine(config: &Config, instance: &Instance, begun: Instant) -> Result<
     let identity = Identity::new("system:mycelium", &["system:masters", "system:authenticated"]);
     let admin = kube::Client::new(api.server.client_service(identity), "default");
     let root_ca = Some(api.root_ca.clone());
-    let options =
-        mycelium_controllers::Options { root_ca, signer: Some(keys::signer(api.pki.clone())), node_grace: config.node_grace };
+    let signer = Some(keys::signer(api.pki.clone()));
+    let options = mycelium_controllers::Options { root_ca, signer, node_grace: config.node_grace };
     let controllers = mycelium_controllers::run(admin.clone(), api.env.clone(), options);
     tasks.spawn(ends_with(stopped.clone(), controllers));
 
