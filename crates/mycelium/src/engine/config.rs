@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_what_was_found_and_what_is_allowed() {
-        let cases: [(Options, &str); 9] = [
+        let cases: [(Options, &str); 10] = [
             (Options { nodes: Some(17), ..options() }, "--nodes 17 is not possible"),
             (Options { nodes: Some(2), pod_cidr: Some("10.1.0.0/21".into()), ..options() }, "too small to be divided"),
             (Options { node_monitor_grace_period: Some("4h".into()), ..options() }, "grace-period \"4h\""),
