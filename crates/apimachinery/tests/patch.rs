@@ -177,3 +177,17 @@ proptest! {
         let _ = patch::json(&mut object, &patch);
     }
 }
+
+/// As clients write to be sure that nobody was faster: kube's finalizers begin with it.
+#[test]
+fn a_member_that_is_not_there_is_null_to_a_test() {
+    let patch = json!([
+        {"op": "test", "path": "/metadata/finalizers", "value": null},
+        {"op": "add", "path": "/metadata/finalizers", "value": ["a/b"]},
+    ]);
+    let mut object = json!({"metadata": {"name": "a"}});
+    patch::json(&mut object, &patch).unwrap();
+    assert_eq!(object, json!({"metadata": {"name": "a", "finalizers": ["a/b"]}}));
+    assert!(patch::json(&mut object, &patch).is_err(), "now it is there");
+    assert!(patch::json(&mut json!({}), &patch).is_err(), "nothing is there that could have it");
+}

@@ -44,6 +44,9 @@ pub enum Limits {
 #[derive(Default)]
 pub struct Quotas {
     turns: Mutex<Option<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Every write passes it beside others, that of a quota alone: what was under way when a namespace got its first quota
+    /// would be counted by nobody.
+    gate: tokio::sync::RwLock<()>,
 }
 
 impl Quotas {
@@ -101,6 +104,10 @@ struct Account {
 
 /// Writes to the store, charging the quotas of the namespaces concerned.
 pub async fn commit(server: &Inner, mut ops: Vec<Op>, limits: Limits, dry: bool) -> Result<Committed, ChargeError> {
+    let opens = ops.iter().filter_map(changed).any(|key| key.starts_with(PREFIX));
+    let gate = &server.quotas.gate;
+    let _alone = if opens { Some(gate.write().await) } else { None };
+    let _beside = if opens { None } else { Some(gate.read().await) };
     let turns = server.quotas.turns(&server.store, &ops).await;
     for namespace in turns.keys() {
         charge(&server.store, namespace, &mut ops, limits).map_err(ChargeError::Refused)?;

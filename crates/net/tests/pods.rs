@@ -68,6 +68,7 @@ fn teardown_leaves_the_machine_as_it_was() {
         let mut other = config();
         (other.instance, other.pod_cidr, other.service_cidr) =
             ("ffffff".into(), "10.87.0.0/16".parse().unwrap(), "10.88.0.0/16".parse().unwrap());
+        other.cluster_cidr = other.pod_cidr;
         Network::setup(other).await.unwrap();
         let _pod = pod(&network, "uid-a").await;
         teardown("a1b2c3").await.unwrap();
@@ -103,7 +104,11 @@ fn a_restarted_engine_adopts_its_pods() {
         network.detach_pod("uid-a").await.unwrap();
         network.detach_pod("uid-a").await.unwrap();
         assert_eq!(network.pods().len(), 1);
-        let other = NetConfig { pod_cidr: "10.99.0.0/16".parse().unwrap(), ..config() };
+        let other = NetConfig {
+            pod_cidr: "10.99.0.0/16".parse().unwrap(),
+            cluster_cidr: "10.99.0.0/16".parse().unwrap(),
+            ..config()
+        };
         let error = Network::setup(other).await.err().unwrap().to_string();
         assert!(error.contains("10.77.0.0/16") && error.contains("--pod-cidr"), "{error}");
     });

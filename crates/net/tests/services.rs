@@ -389,6 +389,7 @@ fn two_instances_live_side_by_side() {
         let mut other = config();
         (other.instance, other.pod_cidr, other.service_cidr) =
             ("ffffff".into(), "10.87.0.0/16".parse().unwrap(), "10.88.0.0/16".parse().unwrap());
+        other.cluster_cidr = other.pod_cidr;
         let other = Network::setup(other).await.unwrap();
         let api = Api::default();
         let task = tokio::spawn({

@@ -37,13 +37,13 @@ fn pods_that_fill_the_disk_are_evicted() {
     engine.options = vec!["--eviction-pressure-transition-period=5s".to_owned()];
     engine.up();
     engine.import_busybox();
-    let calm = pod("calm", "{requests: {ephemeral-storage: 32Mi}}", "{}", "head -c 8M /dev/zero > /data/some");
+    let calm = pod("calm", "{requests: {ephemeral-storage: 32Mi}}", "{}", "head -c 8m /dev/zero > /data/some");
     engine.apply(&calm);
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/calm", "--timeout=120s"]);
 
     // Three that keep to what they were given, and break it.
     let limits = "{limits: {ephemeral-storage: 4Mi}}";
-    let fill = |path: &str| format!("sleep 1; head -c 8M /dev/zero > {path}");
+    let fill = |path: &str| format!("sleep 1; head -c 8m /dev/zero > {path}");
     engine.apply(&pod("volume", "{}", "{sizeLimit: 2Mi}", &fill("/data/much")));
     engine.apply(&pod("container", limits, "{}", &fill("/much")));
     for (name, message) in [
@@ -55,7 +55,7 @@ fn pods_that_fill_the_disk_are_evicted() {
     }
     assert_eq!(engine.value("node/host-1", PRESSURE), "False", "that was no pressure of the node");
 
-    engine.apply(&pod("hog", "{}", "{}", "sleep 1; head -c 210M /dev/zero > /data/much"));
+    engine.apply(&pod("hog", "{}", "{}", "sleep 1; head -c 210m /dev/zero > /data/much"));
     engine.wait_value("node/host-1", PRESSURE, "True");
     engine.wait_value("node/host-1", TAINT, "NoSchedule");
     evicted(&engine, "hog");

@@ -156,7 +156,7 @@ impl Engine {
 
     /// One value of an object, by JSONPath.
     pub fn value(&self, object: &str, path: &str) -> String {
-        self.kubectl(&["get", object, "-o", &format!("jsonpath={path}")])
+        self.kubectl(&["get", object, "--ignore-not-found", "-o", &format!("jsonpath={path}")])
     }
 
     /// Waits until the JSONPath of an object has the value.
