@@ -90,7 +90,11 @@ impl Gardener {
     /// Notes the garden down in a place that outlives it.
     async fn bury(&self, garden: &Garden) -> Result<Action, Error> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &garden.namespace().unwrap_or_default());
-        let data = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {garden.name_any(): self.name}});
+        let data = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "graveyard"},
+            "data": {garden.name_any(): self.name},
+        });
         maps.patch("graveyard", &PatchParams::apply("gardener").force(), &Patch::Apply(&data)).await?;
         Ok(Action::await_change())
     }
