@@ -8,6 +8,7 @@ use mycelium_endophyte::disk::Disk;
 use mycelium_endophyte::machine::{Checkpointer, GuestMemory, Machine, Nic as Card, Pages, Start};
 
 use crate::ping::{self, Pinger};
+use crate::support::huge_pages::HugePages;
 use crate::support::{self, Guest, require_tools};
 use crate::{difference, empty_copy, epochs};
 
@@ -111,6 +112,6 @@ fn a_copy_from_captures_equals_ram_on_two_processors() {
 
 #[test]
 fn a_copy_from_captures_equals_ram_in_huge_pages() {
-    let Some(_pages) = support::HugePages::set_aside(support::MEMORY) else { return };
+    let Some(_pages) = HugePages::set_aside(support::MEMORY) else { return };
     every_epoch_is_whole(2, true);
 }

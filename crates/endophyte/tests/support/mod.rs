@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 mod cpio;
+pub mod huge_pages;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,32 +161,4 @@ pub fn initramfs(script: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         archive.file(path, bytes);
     }
     archive.finish()
-}
-
-/// Huge pages of 2 MiB that were set aside on this machine; the kernel has them back when this is dropped.
-pub struct HugePages {
-    before: u64,
-}
-
-const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-
-impl HugePages {
-    /// So many bytes in them. `None`, and a word on stderr, where the kernel has no room for them.
-    pub fn set_aside(bytes: u64) -> Option<HugePages> {
-        let number = || std::fs::read_to_string(HUGE_PAGES).ok()?.trim().parse::<u64>().ok();
-        let pages = HugePages { before: number()? };
-        let wanted = pages.before + bytes / (2 << 20);
-        let set = std::fs::write(HUGE_PAGES, wanted.to_string());
-        let enough = set.is_ok() && number() >= Some(wanted);
-        if !enough {
-            eprintln!("not tested: this kernel has no room for {} MiB of huge pages ({HUGE_PAGES})", bytes >> 20);
-        }
-        enough.then_some(pages)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let _ = std::fs::write(HUGE_PAGES, self.before.to_string());
-    }
 }

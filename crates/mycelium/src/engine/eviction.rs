@@ -9,7 +9,6 @@ use serde::Deserialize;
 #[derive(clap::Args, Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[group(id = "eviction")]
-#[group(id = "eviction")]
 pub struct Options {
     /// Evict pods while less than this is left [default: memory.available<100Mi, nodefs.available<10% (at most 10Gi),
     /// imagefs.available<15% (at most 15Gi), nodefs.inodesFree<5%, imagefs.inodesFree<5%]; pid.available is known, too

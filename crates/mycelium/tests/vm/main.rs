@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../../endophyte/tests/support/huge_pages.rs"]
+mod huge_pages;
 
 mod boot;
 mod chaos;

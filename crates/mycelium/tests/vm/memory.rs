@@ -3,6 +3,7 @@
 
 use crate::chaos::kill_primary;
 use crate::guests::{VM, hint, order, run_numbers_with};
+use crate::huge_pages::{HugePages, in_use};
 use crate::lab::Lab;
 use crate::numbers::Client;
 use crate::random::{Random, setting};
@@ -41,44 +42,14 @@ fn much_memory_on_two_processors_is_kept() {
     memory_is_kept(Lab::new(3), mebibytes, kills, &[], || ());
 }
 
-/// Huge pages of 2 MiB that were set aside on this machine.
-struct HugePages {
-    before: u64,
-}
-
-const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-
-/// A number that the kernel tells about huge pages.
-fn huge_pages(what: &str) -> Option<u64> {
-    std::fs::read_to_string(format!("{HUGE_PAGES}/{what}")).ok()?.trim().parse().ok()
-}
-
-impl HugePages {
-    /// So many mebibytes, if the kernel has them.
-    fn set_aside(mebibytes: u64) -> Option<Self> {
-        let pages = Self { before: huge_pages("nr_hugepages")? };
-        let wanted = pages.before + mebibytes / 2;
-        std::fs::write(format!("{HUGE_PAGES}/nr_hugepages"), wanted.to_string()).ok()?;
-        (huge_pages("nr_hugepages")? >= wanted).then_some(pages)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let _ = std::fs::write(format!("{HUGE_PAGES}/nr_hugepages"), self.before.to_string());
-    }
-}
-
 #[test]
 fn memory_in_huge_pages_is_kept() {
     let lab = Lab::new(3);
-    let Some(_pages) = HugePages::set_aside(3 * 256) else {
-        return eprintln!("not tested: this kernel has no 768 MiB of huge pages to set aside ({HUGE_PAGES})");
-    };
+    let Some(_pages) = HugePages::set_aside(3 * (256 << 20)) else { return };
     let document = lab.folder().join("vm.yaml");
     std::fs::write(&document, include_str!("huge-pages.yaml")).expect("document");
     memory_is_kept(lab, 256, 1, &["-f", &document.to_string_lossy()], || {
-        let used = huge_pages("nr_hugepages").zip(huge_pages("free_hugepages")).map(|(all, free)| all - free);
+        let used = in_use();
         assert!(used >= Some(3 * 128), "{used:?} huge pages are in use, 128 on each of three hosts are needed");
     });
 }

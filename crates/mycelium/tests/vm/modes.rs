@@ -94,17 +94,34 @@ fn forgotten_hosts_hold_nothing_up() {
 /// seconds until more waits for it than the buffer holds, and it is no backup any more.
 const BEHIND: u32 = 10;
 
-/// Waits until a backup to which the way is slow, of a guest that is busy, is in sync and behind; the
-/// last epoch that was released, and the last one that it holds.
-fn behind(lab: &Lab, slow: &str) -> (u64, u64) {
-    eventually("a backup in sync is behind", || {
+/// The way to a backup is slow and the guest busy, until enough was seen of the epoch that was last released and the last that
+/// this backup holds, while it is in sync and behind. One that fell out of sync meanwhile is let back in first.
+fn while_behind(lab: &Lab, slow: &str, mut enough: impl FnMut(u64, u64) -> bool) {
+    eventually("enough is seen of a backup in sync and behind", || {
+        lab.protected(VM, 2);
+        lab.slow_towards(slow, BEHIND);
+        order(lab, "memory", 1);
+        let seen = watched(lab, slow, &mut enough);
+        lab.fast_towards(slow);
+        order(lab, "memory", 0);
+        seen
+    });
+}
+
+/// Looks at a backup until enough was seen, or it is in sync no more, or seems never to be behind.
+fn watched(lab: &Lab, slow: &str, enough: &mut impl FnMut(u64, u64) -> bool) -> Result<(), String> {
+    for _ in 0..500 {
         let (name, status) = lab.primary(VM).ok_or("no primary")?;
         let peer = status.peers.iter().find(|peer| peer.name == slow).ok_or(format!("{name} is primary"))?;
-        if peer.state == "backup" && peer.epoch + 2 <= status.epochs.sealed {
-            return Ok((status.epochs.released, peer.epoch));
+        if peer.state != "backup" {
+            return Err(format!("{slow} is {} at {} of {}", peer.state, peer.epoch, status.epochs.sealed));
         }
-        Err(format!("{slow} is {} at {} of {}", peer.state, peer.epoch, status.epochs.sealed))
-    })
+        if peer.epoch + 2 <= status.epochs.sealed && enough(status.epochs.released, peer.epoch) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Err(format!("{slow} keeps up"))
 }
 
 /// `all`: output waits for the slowest of the backups in sync.
@@ -112,17 +129,13 @@ fn behind(lab: &Lab, slow: &str) -> (u64, u64) {
 fn output_waits_for_all_when_told_so() {
     let mut random = Random::new();
     let (lab, client) = numbers(&mut random, &["--output-commit", "all"]);
-    lab.protected(VM, 2);
     client.goes_on();
-    lab.slow_towards("c", BEHIND);
-    order(&lab, "memory", 1);
-    for _ in 0..10 {
-        let (released, held) = behind(&lab, "c");
+    let mut looks = 0;
+    while_behind(&lab, "c", |released, held| {
         assert!(released <= held, "released {released}, and a backup in sync holds {held}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    lab.fast_towards("c");
-    order(&lab, "memory", 0);
+        looks += 1;
+        looks == 10
+    });
     client.goes_on();
 }
 
@@ -136,14 +149,7 @@ fn output_waits_for_any_and_promotion_for_all() {
     let client = Client::forgiving(&lab, &mut random);
     assert_eq!(lab.protected(VM, 2), "a");
     client.goes_on();
-    lab.slow_towards("c", BEHIND);
-    order(&lab, "memory", 1);
-    eventually("output leaves before the slower backup has it", || match behind(&lab, "c") {
-        (released, held) if released > held => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    order(&lab, "memory", 0);
-    lab.fast_towards("c");
+    while_behind(&lab, "c", |released, held| released > held);
     client.goes_on();
 
     // The primary and a backup go at once, and the backup returns without its copy. Nothing happens between.

@@ -20,8 +20,8 @@ use super::model::{
 };
 use super::plan::{Action, plan};
 use super::probe::{ProbeKind, Target, Told};
-use super::resize::{self, Resizing};
-use super::sandbox::{SandboxError, Tokens, Up};
+use super::resize::Resizing;
+use super::sandbox::Tokens;
 use super::start::{Job, StartError};
 use super::{disk, hook, probe, report, sandbox, start, status, stop};
 use crate::client::{Shim, Watch};

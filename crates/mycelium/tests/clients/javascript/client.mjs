@@ -133,6 +133,19 @@ async function objects() {
   assert.equal(read.data.by, 'javascript');
 }
 
+// The deployment's controller writes, too: who comes second reads again.
+async function scale(name, replicas) {
+  for (;;) {
+    const body = await apps.readNamespacedDeploymentScale({ namespace, name });
+    body.spec.replicas = replicas;
+    try {
+      return await apps.replaceNamespacedDeploymentScale({ namespace, name, body });
+    } catch (error) {
+      if (error.code !== 409) throw error;
+    }
+  }
+}
+
 async function deployment() {
   const labels = { app: 'sleeper' };
   const body = {
@@ -146,9 +159,7 @@ async function deployment() {
     },
   };
   await apps.createNamespacedDeployment({ namespace, body });
-  const scale = await apps.readNamespacedDeploymentScale({ namespace, name: 'sleeper' });
-  scale.spec.replicas = 2;
-  await apps.replaceNamespacedDeploymentScale({ namespace, name: 'sleeper', body: scale });
+  await scale('sleeper', 2);
   for (;;) {
     const { status } = await apps.readNamespacedDeploymentStatus({ namespace, name: 'sleeper' });
     if (status.readyReplicas === 2) return;

@@ -1,6 +1,17 @@
 //! The worker's part in the life of its sandbox: starting it, taking up what runs in it, stopping it, losing it.
 
-use super::*;
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use super::super::handle::Message;
+use super::super::model::{Busy, Life, Run, SandboxView};
+use super::super::sandbox::{SandboxError, Up};
+use super::super::{disk, resize, sandbox};
+use super::{REFRESH, SANDBOX_RETRY_SECS_MAX, Worker, explain, follow};
+use crate::client::Shim;
+use crate::events::Kind;
+use crate::shim::protocol::Request;
+use crate::volumes;
 
 impl Worker {
     pub(super) fn start_sandbox(&mut self) {
