@@ -40,8 +40,7 @@ fn service(world: &mut World, text: &str, spec: Value, endpoints: &[(&str, bool)
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     }))
     .expect("a slice");
-    let (owner, slice) = Slice::from_api(&slice).expect("one of a service");
-    world.slices.entry(owner).or_default().insert("1".into(), slice);
+    world.slices.entry(name(text)).or_default().insert("1".into(), Slice::from_api(&slice));
 }
 
 fn to(service: &str, port: Value) -> Value {

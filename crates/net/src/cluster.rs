@@ -9,17 +9,13 @@ use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
 use mycelium_api::selector::Selector;
+pub use mycelium_informer::ObjectName;
 
 use crate::policy::model::{Labels, Pod, Policy};
 use crate::ruleset::Protocol;
 
-/// The label of an endpoint slice that names its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// How long a client stays with a backend unless the service says otherwise.
 const DEFAULT_AFFINITY_S: u32 = 10_800;
-
-/// Namespace and name.
-pub type ObjectName = (String, String);
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -184,10 +180,8 @@ impl Slice {
         self.ports.iter().find(same).map(|found| found.port)
     }
 
-    /// The service and what matters of one of its slices; nothing for another address family or an orphan.
-    pub fn from_api(slice: &EndpointSlice) -> Option<(ObjectName, Self)> {
-        let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-        let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+    /// What matters of a service's slice; nothing for another address family.
+    pub fn from_api(slice: &EndpointSlice) -> Option<Self> {
         if slice.address_type != "IPv4" {
             return None;
         }
@@ -199,7 +193,7 @@ impl Slice {
             })
         });
         let endpoints = slice.endpoints.iter().flat_map(Endpoint::from_api);
-        Some(((namespace, service.clone()), Self { ports: ports.collect(), endpoints: endpoints.collect() }))
+        Some(Self { ports: ports.collect(), endpoints: endpoints.collect() })
     }
 }
 

@@ -1,15 +1,14 @@
 //! Keeping the picture of the cluster up to date from watch events. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::ResourceExt;
 use kube::runtime::watcher::Event;
+use mycelium_informer::{Listing, Slices, Step, keep, name, put};
 
-use crate::cluster::{Cluster, HostPort, ObjectName, Service, Slice};
+use crate::cluster::{Cluster, HostPort, Service, Slice};
 use crate::policy::model::{Pod, Policy};
 use crate::ruleset::Protocol;
 
@@ -28,90 +27,45 @@ pub enum Update {
     Namespace(Event<core::Namespace>),
 }
 
-/// Progress of one kind's watch.
-#[derive(Default)]
-struct Listing {
-    /// Names seen since the list began; `None` outside of a list.
-    seen: Option<BTreeSet<ObjectName>>,
-    /// A list was complete at least once.
-    complete: bool,
-}
-
 /// The cluster and how far each watch is.
 #[derive(Default)]
 pub struct Tracker {
     /// The picture.
     pub cluster: Cluster,
-    slice_owner: BTreeMap<ObjectName, ObjectName>,
     services: Listing,
-    slices: Listing,
+    slices: Slices,
     pods: Listing,
     policies: Listing,
     namespaces: Listing,
 }
 
-/// What an event means for the picture.
-enum Step<K> {
-    Put(K),
-    Remove(ObjectName),
-    Keep(BTreeSet<ObjectName>),
-    Nothing,
-}
-
-impl Listing {
-    fn step<K: ResourceExt>(&mut self, event: Event<K>) -> Step<K> {
-        match event {
-            Event::Init => {
-                self.seen = Some(BTreeSet::new());
-                Step::Nothing
-            }
-            Event::InitApply(object) => {
-                if let Some(seen) = &mut self.seen {
-                    seen.insert(name(&object));
-                }
-                Step::Put(object)
-            }
-            Event::InitDone => {
-                self.complete = true;
-                self.seen.take().map_or(Step::Nothing, Step::Keep)
-            }
-            Event::Apply(object) => Step::Put(object),
-            Event::Delete(object) => Step::Remove(name(&object)),
-        }
-    }
-}
-
-fn name<K: ResourceExt>(object: &K) -> ObjectName {
-    (object.namespace().unwrap_or_default(), object.name_any())
-}
-
 impl Tracker {
     /// Whether every kind was listed: before that, rules of an earlier run are better than ours.
     pub fn complete(&self) -> bool {
-        [&self.services, &self.slices, &self.pods, &self.policies, &self.namespaces]
-            .iter()
-            .all(|listing| listing.complete)
+        let listings = [&self.services, &self.pods, &self.policies, &self.namespaces];
+        self.slices.complete() && listings.iter().all(|listing| listing.complete())
     }
 
     /// Takes an event in; says whether the picture changed.
     pub fn update(&mut self, update: Update) -> bool {
         let was_complete = self.complete();
         let changed = match update {
-            Update::Service(event) => {
-                let step = self.services.step(event);
-                apply(&mut self.cluster.services, step, |service| (name(service), Some(Service::from_api(service))))
-            }
-            Update::Slice(event) => self.slice(event),
+            Update::Service(event) => self.services.step(event).apply(
+                &mut self.cluster.services,
+                |service| Some(Service::from_api(service)),
+                PartialEq::eq,
+            ),
+            Update::Slice(event) => self.slices.update(&mut self.cluster.slices, event, Slice::from_api),
             Update::Pod(event) => self.pod(event),
-            Update::Policy(event) => {
-                let step = self.policies.step(event);
-                apply(&mut self.cluster.policies, step, |policy| (name(policy), Some(Policy::from_api(policy))))
-            }
+            Update::Policy(event) => self.policies.step(event).apply(
+                &mut self.cluster.policies,
+                |policy| Some(Policy::from_api(policy)),
+                PartialEq::eq,
+            ),
             Update::Namespace(event) => {
+                let labels = |namespace: &core::Namespace| Some(namespace.metadata.labels.clone().unwrap_or_default());
                 let step = self.namespaces.step(event);
-                let labels = |namespace: &core::Namespace| namespace.metadata.labels.clone().unwrap_or_default();
-                let changed = apply(&mut self.cluster.namespaces, step, |object| (name(object), Some(labels(object))));
-                changed && self.has_policies()
+                step.apply(&mut self.cluster.namespaces, labels, PartialEq::eq) && self.has_policies()
             }
         };
         changed || was_complete != self.complete()
@@ -130,78 +84,11 @@ impl Tracker {
             Step::Remove(name) => (ports.remove(&name).is_some(), pods.remove(&name).is_some()),
             Step::Keep(names) => (keep(ports, &names), keep(pods, &names)),
             Step::Put(pod) => {
-                let concerned = put(pods, name(&pod), Pod::from_api(&pod).map(Arc::new));
-                (put(ports, name(&pod), host_ports(&pod)), concerned)
+                let concerned = put(pods, name(&pod), Pod::from_api(&pod).map(Arc::new), PartialEq::eq);
+                (put(ports, name(&pod), host_ports(&pod), PartialEq::eq), concerned)
             }
         };
         forwarded || concerned && self.has_policies()
-    }
-
-    fn slice(&mut self, event: Event<EndpointSlice>) -> bool {
-        match self.slices.step(event) {
-            Step::Nothing => false,
-            Step::Remove(name) => self.remove_slice(&name),
-            Step::Keep(names) => {
-                let gone: Vec<_> = self.slice_owner.keys().filter(|name| !names.contains(*name)).cloned().collect();
-                let mut changed = false;
-                for name in gone {
-                    changed |= self.remove_slice(&name);
-                }
-                changed
-            }
-            Step::Put(object) => {
-                let name = name(&object);
-                let Some((owner, slice)) = Slice::from_api(&object) else { return self.remove_slice(&name) };
-                let moved = self.slice_owner.get(&name).is_some_and(|old| *old != owner) && self.remove_slice(&name);
-                self.slice_owner.insert(name.clone(), owner.clone());
-                let slices = self.cluster.slices.entry(owner).or_default();
-                let old = slices.insert(name.1, slice.clone());
-                moved || old.as_ref() != Some(&slice)
-            }
-        }
-    }
-
-    fn remove_slice(&mut self, name: &ObjectName) -> bool {
-        let Some(owner) = self.slice_owner.remove(name) else { return false };
-        let Some(slices) = self.cluster.slices.get_mut(&owner) else { return false };
-        let removed = slices.remove(&name.1).is_some();
-        if slices.is_empty() {
-            self.cluster.slices.remove(&owner);
-        }
-        removed
-    }
-}
-
-fn apply<K: ResourceExt, V: PartialEq>(
-    map: &mut BTreeMap<ObjectName, V>,
-    step: Step<K>,
-    reduce: impl Fn(&K) -> (ObjectName, Option<V>),
-) -> bool {
-    match step {
-        Step::Nothing => false,
-        Step::Remove(name) => map.remove(&name).is_some(),
-        Step::Keep(names) => keep(map, &names),
-        Step::Put(object) => {
-            let (name, value) = reduce(&object);
-            put(map, name, value)
-        }
-    }
-}
-
-fn keep<V>(map: &mut BTreeMap<ObjectName, V>, names: &BTreeSet<ObjectName>) -> bool {
-    let before = map.len();
-    map.retain(|name, _| names.contains(name));
-    map.len() != before
-}
-
-fn put<V: PartialEq>(map: &mut BTreeMap<ObjectName, V>, name: ObjectName, value: Option<V>) -> bool {
-    match value {
-        None => map.remove(&name).is_some(),
-        Some(value) if map.get(&name) == Some(&value) => false,
-        Some(value) => {
-            map.insert(name, value);
-            true
-        }
     }
 }
 
@@ -243,14 +130,6 @@ mod tests {
         .unwrap()
     }
 
-    fn slice(name: &str, service: &str, ip: &str) -> EndpointSlice {
-        serde_json::from_value(
-            json!({"metadata": {"name": name, "namespace": "d", "labels": {"kubernetes.io/service-name": service}},
-            "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": [ip]}]}),
-        )
-        .unwrap()
-    }
-
     #[test]
     fn a_new_list_removes_what_it_does_not_name() {
         let mut tracker = Tracker::default();
@@ -269,17 +148,6 @@ mod tests {
             tracker.update(Update::Service(event));
         }
         assert_eq!(tracker.cluster.services.len(), 1);
-    }
-
-    #[test]
-    fn slices_follow_their_service() {
-        let mut tracker = Tracker::default();
-        assert!(tracker.update(Update::Slice(Event::Apply(slice("s1", "a", "10.1.0.1")))));
-        assert!(!tracker.update(Update::Slice(Event::Apply(slice("s1", "a", "10.1.0.1")))));
-        assert!(tracker.update(Update::Slice(Event::Apply(slice("s1", "b", "10.1.0.1")))));
-        assert_eq!(tracker.cluster.slices.keys().map(|key| key.1.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert!(tracker.update(Update::Slice(Event::Delete(slice("s1", "b", "10.1.0.1")))));
-        assert!(tracker.cluster.slices.is_empty());
     }
 
     #[test]

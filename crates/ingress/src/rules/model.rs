@@ -7,16 +7,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1 as networking;
+pub use mycelium_informer::ObjectName;
 use regex::{Regex, RegexBuilder};
 
 use crate::annotations::{self, Fault, Protocol, Settings};
 use crate::certificates::Pair;
 
-/// Namespace and name.
-pub type ObjectName = (String, String);
-
-/// The label of an endpoint slice that names its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// How Ingresses named their class before they had a field for it.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// Annotations by which an Ingress asks cert-manager for a certificate; they serve where it is not installed.
@@ -333,10 +329,8 @@ impl ServicePort {
 }
 
 impl Slice {
-    /// The service and what matters of one of its slices.
-    pub fn from_api(slice: &EndpointSlice) -> Option<(ObjectName, Self)> {
-        let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-        let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+    /// What matters of a service's slice.
+    pub fn from_api(slice: &EndpointSlice) -> Self {
         let ports = slice.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
         let ports =
             ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)));
@@ -346,7 +340,7 @@ impl Slice {
             let leaving = conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false);
             Some(Endpoint { address: endpoint.addresses.first()?.parse().ok()?, ready, leaving })
         });
-        Some(((namespace, service.clone()), Self { ports: ports.collect(), endpoints: endpoints.collect() }))
+        Self { ports: ports.collect(), endpoints: endpoints.collect() }
     }
 }
 

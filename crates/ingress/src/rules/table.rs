@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn paths_match_as_kubernetes_says() {
         use Match::{Exact, Prefix};
-        let cases: [(&[(Match, &str)], &str, Option<&str>); 19] = [
+        type Case = (&'static [(Match, &'static str)], &'static str, Option<&'static str>);
+        let cases: [Case; 19] = [
             (&[(Prefix, "/")], "/any/path", Some("/")),
             (&[(Exact, "/foo")], "/foo", Some("/foo")),
             (&[(Exact, "/foo")], "/bar", None),
