@@ -87,7 +87,7 @@ fn a_running_pod_is_resized() {
 /// What cannot be, and what cannot be now.
 fn refused(engine: &Engine) {
     let class = patch("main", r#"{"requests": {"cpu": "400m", "memory": "48Mi"}}"#);
-    let both = format!(r#"[{{"op": "remove", "path": "/spec/containers/0/resources/limits/memory"}}]"#);
+    let both = r#"[{"op": "remove", "path": "/spec/containers/0/resources/limits/memory"}]"#.to_string();
     let removed = engine.kubectl_fails(&["patch", "pod", "web", "--subresource=resize", "--type=json", "-p", &both]);
     assert!(removed.contains("resource limits cannot be removed"), "{removed}");
     let main = engine.kubectl_fails(&["patch", "pod", "web", "-p", &class]);
@@ -106,10 +106,8 @@ fn refused(engine: &Engine) {
     engine.wait_value("pod/web", &pending("reason"), "Infeasible");
     resize(engine, "picky", r#"{"requests": {"cpu": "50m"}}"#);
     engine.wait_value("pod/web", &pending("reason"), "");
-    let other = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: other}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
-         - {{name: c, image: 'busybox:test', command: [sleep, '100000'], resources: {{requests: {{cpu: 500m}}}}}}\n"
-    );
+    let other = "apiVersion: v1\nkind: Pod\nmetadata: {name: other}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
+         - {name: c, image: 'busybox:test', command: [sleep, '100000'], resources: {requests: {cpu: 500m}}}\n".to_string();
     engine.apply(&other);
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/other", "--timeout=120s"]);
     let most = format!("{}m", all.parse::<u64>().expect("whole processors") * 1000 - 300);
