@@ -1,6 +1,6 @@
 //! What people may do, and what the cluster refuses: seen through kubectl.
 
-use crate::support::{Engine, command, mycelium, output, run};
+use crate::support::{Engine, command, eventually, mycelium, output, run};
 
 const TREES: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
@@ -27,7 +27,7 @@ spec:
 const LIMITS: &str = r#"
 apiVersion: v1
 kind: Namespace
-metadata: {name: shop, labels: {pod-security.kubernetes.io/enforce: baseline}}
+metadata: {name: shop, labels: {pod-security.kubernetes.io/enforce: baseline, pod-security.kubernetes.io/audit: restricted}}
 ---
 apiVersion: v1
 kind: ResourceQuota
@@ -37,7 +37,10 @@ spec: {hard: {count/configmaps: "2"}}
 
 #[test]
 fn access_and_refusals_through_kubectl() {
-    let engine = Engine::start();
+    let mut engine = Engine::prepare();
+    let log = engine.dir().join("audit.log");
+    engine.options = vec![format!("--audit-log={}", log.display())];
+    engine.up();
     engine.apply(LIMITS);
     engine.apply(TREES);
     engine.kubectl(&["wait", "--for=condition=Established", "crd/trees.forest.example.com", "--timeout=30s"]);
@@ -73,6 +76,43 @@ fn access_and_refusals_through_kubectl() {
         !created && text.contains("exceeded quota: small, requested: count/configmaps=1, used: count/configmaps=2, limited: count/configmaps=2"),
         "{text}"
     );
+    secrets_are_unreadable_on_the_disk(&engine);
+    requests_are_noted_down(&engine, &log);
+}
+
+/// What is in a Secret is nowhere in the state file, neither as it is nor encoded; other objects are.
+fn secrets_are_unreadable_on_the_disk(engine: &Engine) {
+    engine.kubectl(&["create", "secret", "generic", "hidden", "--from-literal=key=underground-mycelium"]);
+    engine.kubectl(&["create", "configmap", "shown", "--from-literal=key=overground-mushroom"]);
+    let state = std::fs::read(engine.dir().join("state")).expect("the state file");
+    let holds = |text: &str| state.windows(text.len()).any(|window| window == text.as_bytes());
+    let encoded = engine.value("secret/hidden", "{.data.key}");
+    assert_eq!(encoded, "dW5kZXJncm91bmQtbXljZWxpdW0=");
+    assert!(holds("overground-mushroom"), "it is looked for where objects are");
+    assert!(!holds("underground-mycelium") && !holds(&encoded), "a Secret is readable on the disk");
+}
+
+/// One line of JSON for each request: who, what, how it ended; and what a Pod Security label would have refused.
+fn requests_are_noted_down(engine: &Engine, log: &std::path::Path) {
+    engine.kubectl(&["run", "plain", "-n", "shop", "--image=busybox:test"]);
+    let noted = |what: &str, wanted: &dyn Fn(&serde_json::Value) -> bool| {
+        eventually(what, || {
+            let text = std::fs::read_to_string(log).map_err(|error| error.to_string())?;
+            let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            if lines.into_iter().any(|line: serde_json::Value| wanted(&line)) { Ok(()) } else { Err(text) }
+        });
+    };
+    noted("a refusal", &|line| {
+        line["user"]["username"] == "ann"
+            && line["verb"] == "list"
+            && line["objectRef"]["resource"] == "nodes"
+            && line["responseStatus"]["code"] == 403
+    });
+    noted("what would be refused", &|line| {
+        line["annotations"]["pod-security.kubernetes.io/audit-violations"].as_str().is_some_and(|text| {
+            text.starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation")
+        })
+    });
 }
 
 /// What kubectl says about a manifest that is refused.

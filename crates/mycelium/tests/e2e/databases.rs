@@ -7,7 +7,8 @@ use std::process::Stdio;
 use crate::software::import_root;
 use crate::support::{Engine, command, eventually, output, run};
 
-fn manifest(name: &str) -> String {
+/// A manifest of `tests/software`.
+pub fn manifest(name: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/software").join(name);
     std::fs::read_to_string(file).expect("a manifest")
 }
@@ -20,7 +21,8 @@ fn start() -> Engine {
 
 const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
 
-fn sql(engine: &Engine, database: &str, statement: &str) -> String {
+/// What a statement gives, asked by the pod `client`.
+pub fn sql(engine: &Engine, database: &str, statement: &str) -> String {
     engine.kubectl(&["exec", "client", "--", PSQL, "-d", database, "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement])
 }
 
@@ -116,12 +118,14 @@ fn a_web_server_is_scaled_by_its_load_and_back() {
     engine.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     let url = format!("http://{}/", engine.value("service/web", "{.spec.clusterIP}"));
     run(command("curl").args(["-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url]));
+    let sizes = Sizes::follow(&engine, "deployment/web");
     let mut wrk = command("wrk");
     wrk.args(["-t1", "-c4", "-d300s", "--timeout", "60s", "-H", "Accept-Encoding: gzip", "-H", "Connection: close"]);
     let load = wrk.arg(format!("{url}work")).stdout(Stdio::piped()).spawn();
     let mut load = load.expect("wrk");
     engine.wait_value("deployment/web", "{.status.readyReplicas}", "3");
     assert!(engine.kubectl(&["get", "hpa", "web", "--no-headers"]).contains("Deployment/web"));
+    looks_again(&engine, 2);
     // The load ends: what it has reported is read.
     run(command("kill").args(["-INT", &load.id().to_string()]));
     let report = load.stdout.take().map(std::io::read_to_string).expect("piped").expect("text");
@@ -130,4 +134,50 @@ fn a_web_server_is_scaled_by_its_load_and_back() {
     engine.wait_value("deployment/web", "{.status.replicas}", "1");
     let events = engine.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=HorizontalPodAutoscaler"]);
     assert!(events.contains("above target") && events.contains("All metrics below target"), "{events}");
+    // No flapping: it goes up while there is load, down when there is none, and turns round once.
+    let sizes = sizes.stop();
+    let top = sizes.iter().position(|size| *size == 3).expect("it reached three");
+    let (up, down) = sizes.split_at(top);
+    assert!(up.is_sorted() && down.iter().rev().is_sorted() && sizes.last() == Some(&1), "{sizes:?}");
+}
+
+/// Waits until what the autoscaler reads has been measured anew, and more of its periods have passed than `times`.
+fn looks_again(engine: &Engine, times: i64) {
+    const PERIOD_SECS: i64 = 15;
+    let measured = || {
+        let text = engine.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods"]);
+        let list: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let times = list["items"].as_array().into_iter().flatten().filter_map(|pod| pod["timestamp"].as_str());
+        times.filter_map(|time| time.parse::<jiff::Timestamp>().ok()).max().map_or(0, jiff::Timestamp::as_second)
+    };
+    let begun = measured();
+    eventually("the autoscaler looks again", || {
+        let passed = measured() - begun;
+        if passed > times * PERIOD_SECS { Ok(()) } else { Err(format!("{passed} s")) }
+    });
+}
+
+/// Follows how many replicas a deployment is asked to have.
+struct Sizes(std::process::Child);
+
+impl Sizes {
+    fn follow(engine: &Engine, deployment: &str) -> Self {
+        let path = "jsonpath={.spec.replicas}{\"\\n\"}";
+        let mut watch = engine.kubectl_command(&["get", deployment, "--watch", "-o", path]);
+        Self(watch.stdout(Stdio::piped()).spawn().expect("kubectl"))
+    }
+
+    fn stop(mut self) -> Vec<u32> {
+        let _ = self.0.kill();
+        let text = self.0.stdout.take().map(std::io::read_to_string).expect("piped").expect("text");
+        let _ = self.0.wait();
+        text.lines().map(|line| line.parse().expect("a number")).collect()
+    }
+}
+
+impl Drop for Sizes {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

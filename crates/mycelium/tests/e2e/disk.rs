@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use crate::support::{Engine, command, eventually, mycelium, output, run};
 
 /// A small file system on an engine's data directory. Declare it before the engine: it must go after it.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn on(dir: &Path, size: &str) -> Self {
+    /// One of that size.
+    pub fn on(dir: &Path, size: &str) -> Self {
         run(command("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "small"]).arg(dir));
         Self(dir.to_owned())
     }
 
     /// Leaves about `kib` free.
-    fn fill_to(&self, kib: u64) {
+    pub fn fill_to(&self, kib: u64) {
         let free: u64 = run(command("df").args(["--output=avail", "-k"]).arg(&self.0))
             .lines()
             .last()
@@ -26,7 +27,8 @@ impl Small {
         run(command("fallocate").args(["-l", &format!("{}K", free.saturating_sub(kib).max(4))]).arg(path));
     }
 
-    fn free(&self) {
+    /// Frees what was taken.
+    pub fn free(&self) {
         for entry in std::fs::read_dir(&self.0).expect("lists").flatten() {
             if entry.file_name().to_string_lossy().starts_with("ballast-") {
                 std::fs::remove_file(entry.path()).expect("removes");

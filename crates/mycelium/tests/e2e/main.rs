@@ -14,6 +14,7 @@ mod clients;
 mod databases;
 mod debug;
 mod disk;
+mod drain;
 mod durability;
 mod ecosystem;
 mod faults;

@@ -303,3 +303,88 @@ fn a_drain_keeps_the_budget_and_a_killed_engine_finds_its_nodes() {
     engine.mycelium(&["node", "uncordon", "host-1-2"]);
     nothing_is_left(&mut engine);
 }
+
+/// One on each node, whatever the revision; the second revision is ready when it is told so.
+const ROLLED: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: rolled}
+spec:
+  replicas: 3
+  progressDeadlineSeconds: 20
+  strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
+  selector: {matchLabels: {app: rolled}}
+  template:
+    metadata: {labels: {app: rolled, revision: one}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: rolled}}}
+      containers:
+      - name: main
+        image: busybox:test
+        command: [sh, -c, "exec sleep 100000"]
+        readinessProbe: {exec: {command: [sh, -c, "true"]}, periodSeconds: 1}
+"#;
+
+/// A rolling update is half done when a node is lost: what is wrong stands in conditions and events, nothing else is taken
+/// down for it, and the update ends by itself when the node is back.
+#[test]
+fn a_node_lost_in_a_rolling_update_is_told_and_the_update_ends_when_it_is_back() {
+    let engine = started("3", &SOON);
+    engine.apply(ROLLED);
+    engine.kubectl(&["rollout", "status", "deployment/rolled", "--timeout=150s"]);
+    let second = ROLLED.replace("revision: one", "revision: two").replace("\"true\"", "\"test -e /tmp/go\"");
+    engine.apply(&second);
+    let first = eventually("the update has begun", || {
+        let new = pods(&engine, "revision=two");
+        if new.len() == 1 && !new[0].2.is_empty() { Ok(new[0].0.clone()) } else { Err(format!("{new:?}")) }
+    });
+    let old = pods(&engine, "revision=one");
+    let (lost, node, _) =
+        old.iter().find(|(_, node, _)| node != "host-1").expect("two of three nodes are not the first");
+    engine.mycelium(&["node", "stop", node]);
+
+    let condition = |type_: &str, part: &str| format!("{{.status.conditions[?(@.type==\"{type_}\")].{part}}}");
+    engine.wait_value(&format!("node/{node}"), &condition("Ready", "reason"), "NodeStatusUnknown");
+    engine.wait_value(&format!("pod/{lost}"), &condition("Ready", "status"), "False");
+    engine.wait_value("deployment/rolled", &condition("Available", "reason"), "MinimumReplicasUnavailable");
+    engine.wait_value("deployment/rolled", &condition("Progressing", "reason"), "ProgressDeadlineExceeded");
+    let stuck = engine.kubectl_fails(&["rollout", "status", "deployment/rolled", "--timeout=60s"]);
+    assert!(stuck.contains("exceeded its progress deadline"), "{stuck}");
+    let told = |about: &str, reason: &str, words: &str| {
+        eventually(&format!("{about}: {reason}, {words}"), || {
+            let selector = format!("involvedObject.name={about},reason={reason}");
+            let events = engine.kubectl(&["get", "events", "-A", "--field-selector", &selector]);
+            if events.contains(words) { Ok(()) } else { Err(events) }
+        });
+    };
+    told(node, "NodeNotReady", "status is now: NodeNotReady");
+    told(lost, "NodeNotReady", "Node is not ready");
+    told(lost, "TaintManagerEviction", "Marking for deletion Pod default/");
+    // Of three one is lost and one is new; the third is left alone, since nothing more may be missing.
+    let standing = old.iter().find(|(name, ..)| name != lost).expect("another").0.clone();
+    assert_eq!(engine.value(&format!("pod/{standing}"), "{.metadata.deletionTimestamp}"), "");
+    assert_eq!(engine.value(&format!("pod/{standing}"), &condition("Ready", "status")), "True");
+
+    // The new one is ready. With the node away there is no place for the third, and that is said.
+    engine.kubectl(&["exec", &first, "--", "touch", "/tmp/go"]);
+    engine.wait_value(&format!("pod/{first}"), &condition("Ready", "status"), "True");
+    engine.mycelium(&["node", "start", node]);
+    engine.wait_value(&format!("node/{node}"), &condition("Ready", "status"), "True");
+    eventually("the update ends", || {
+        for (pod, ..) in pods(&engine, "revision=two") {
+            output(&mut engine.kubectl_command(&["exec", &pod, "--", "touch", "/tmp/go"]));
+        }
+        let done = engine
+            .value("deployment/rolled", "{.status.updatedReplicas} {.status.availableReplicas} {.status.replicas}");
+        if done == "3 3 3" { Ok(()) } else { Err(done) }
+    });
+    engine.wait_value("deployment/rolled", &condition("Progressing", "reason"), "NewReplicaSetAvailable");
+    engine.wait_value("deployment/rolled", &condition("Available", "reason"), "MinimumReplicasAvailable");
+    let nodes: BTreeSet<String> = pods(&engine, "app=rolled").into_iter().map(|(_, node, _)| node).collect();
+    assert_eq!(nodes.len(), 3, "one on each again: {nodes:?}");
+    assert!(pods(&engine, "revision=one").is_empty());
+}

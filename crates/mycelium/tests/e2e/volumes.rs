@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::{Engine, eventually};
+use crate::disk::Small;
+use crate::support::{Engine, eventually, output};
 
 const CLAIMS: &str = r#"
 apiVersion: v1
@@ -146,6 +147,7 @@ fn volumes_whose_place_is_gone_wait_for_it() {
     std::fs::write(&place, "in the way").expect("a file in the way");
     engine.apply(KEPT);
     told("cannot make the folder");
+    on_the_claim(&engine, "ProvisioningFailed", "cannot make the folder");
     std::fs::remove_file(&place).expect("out of the way");
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=180s"]);
 
@@ -153,8 +155,52 @@ fn volumes_whose_place_is_gone_wait_for_it() {
     std::fs::rename(&place, &away).expect("gone");
     engine.apply(KEPT);
     told("it was made before and has gone");
+    on_the_claim(&engine, "VolumeConditionAbnormal", "it was made before and has gone");
     let _ = std::fs::remove_dir_all(&place);
     std::fs::rename(&away, &place).expect("back");
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=180s"]);
     assert_eq!(engine.kubectl(&["exec", "keeper", "--", "cat", "/data/log"]), "started\nstarted\n");
+}
+
+/// Whoever looks at the claim reads what is wrong with its volume.
+fn on_the_claim(engine: &Engine, reason: &str, words: &str) {
+    eventually(&format!("the claim says {reason}: {words}"), || {
+        let shown = engine.kubectl(&["describe", "pvc", "kept"]);
+        let said = shown.lines().any(|line| line.contains("Warning") && line.contains(reason) && line.contains(words));
+        if said { Ok(()) } else { Err(shown) }
+    });
+}
+
+/// No volume is begun on a full disk: the claim says why, and the pod starts when there is room. A volume in use that fills up
+/// refuses its pod's writes as a disk does, and takes them again.
+#[test]
+fn a_claim_on_a_full_disk_is_told_and_served_when_there_is_room() {
+    let engine = Engine::start();
+    engine.import_busybox();
+    let place = engine.dir().join("volumes");
+    std::fs::create_dir_all(&place).expect("the place of volumes");
+    let small = Small::on(&place, "4m");
+    small.fill_to(64);
+    engine.apply(KEPT);
+    on_the_claim(&engine, "ProvisioningFailed", "no space left on device");
+    assert_eq!(engine.value("pod/keeper", "{.status.phase}"), "Pending");
+    small.free();
+    engine.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=180s"]);
+
+    let write = |name: &str| {
+        let script = format!("dd if=/dev/zero of=/data/{name} bs=4k count=125");
+        let said = output(&mut engine.kubectl_command(&["exec", "keeper", "--", "sh", "-c", &script]));
+        (said.status.success(), String::from_utf8_lossy(&said.stderr).into_owned())
+    };
+    assert!(write("before").0);
+    small.fill_to(4);
+    let (written, said) = write("much");
+    assert!(!written && said.contains("No space left on device"), "{said}");
+    small.free();
+    eventually("it takes writes again", || match write("after") {
+        (true, _) => Ok(()),
+        (false, said) => Err(said),
+    });
+    assert_eq!(engine.value("pod/keeper", "{.status.containerStatuses[0].restartCount}"), "0");
+    engine.kubectl(&["delete", "pod/keeper", "pvc/kept"]);
 }

@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use mycelium_linux::cgroup::Hierarchies;
 use serde_json::{Value, json};
 
 use super::files;
 use crate::client::{Shim, ShimError, Watch};
 use crate::context::Context;
+use crate::events::Kind;
 use crate::pod::environment::Objects;
 use crate::shim::protocol::{Request, SANDBOX, Sandbox};
 use crate::spec::resources::{pod_limits, qos};
 use crate::volumes::payload::{Sources, TokenWish};
-use crate::volumes::{self, Fill, MountError};
+use crate::volumes::{self, ClaimFault, Fill, MountError};
 
 /// A sandbox that is up.
 pub struct Up {
@@ -173,10 +174,10 @@ pub fn read(dir: &Path) -> Option<Sandbox> {
 pub async fn start(ctx: &Context, pod: &Pod, dir: &Path, attempt: u32, tokens: &Tokens) -> Result<Up, SandboxError> {
     let fetch = async {
         let (_, _, wishes) = volumes::references(pod);
-        let no_volume = |e: kube::Error| MountError { volume: "all".into(), reason: e.to_string() };
+        let no_volume = |e: kube::Error| MountError::new("all", e);
         let (objects, renewed) =
             futures::future::join(ctx.objects(pod), tokens.renew(ctx, pod, wishes.into_iter().collect())).await;
-        renewed.map_err(|e| MountError { volume: token_volume(pod), reason: format!("failed to fetch token: {e}") })?;
+        renewed.map_err(|e| MountError::new(token_volume(pod), format!("failed to fetch token: {e}")))?;
         objects.map_err(no_volume)
     };
     let (up, objects) = futures::future::join(shim_and_network(ctx, pod, dir, attempt), fetch).await;
@@ -243,6 +244,7 @@ async fn fill(
     tokens: &Tokens,
     ips: &[String],
 ) -> Result<(), MountError> {
+    let namespace = pod.metadata.namespace.clone();
     let (pod, dir, tokens, facts) = (pod.clone(), dir.to_owned(), tokens.clone(), ctx.facts(ips));
     let stamp = ctx.env.now().strftime("%Y_%m_%d_%H_%M_%S").to_string();
     let work = move || {
@@ -259,9 +261,24 @@ async fn fill(
         let inside = |path: &Path| shim.inside(pid, path);
         volumes::fill(&pod, &Fill { dir: &dir, inside: &inside, sources, stamp: &stamp })
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(MountError { volume: String::new(), reason: e.to_string() }))
+    let filled = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(MountError::new("", e)));
+    if let Err(MountError { claim: Some(fault), .. }) = &filled {
+        tell_claim(ctx, namespace, fault);
+    }
+    filled
+}
+
+/// What is wrong with a volume is told on its claim too: that is where whoever owns the data looks.
+fn tell_claim(ctx: &Context, namespace: Option<String>, fault: &ClaimFault) {
+    let about = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        namespace,
+        name: Some(fault.name.clone()),
+        uid: Some(fault.uid.clone()),
+        ..ObjectReference::default()
+    };
+    ctx.events.about(about, Kind::Warning, fault.reason, fault.message.clone());
 }
 
 /// Fetches and fills again.

@@ -35,6 +35,28 @@ pub struct MountError {
     pub volume: String,
     /// What is wrong.
     pub reason: String,
+    /// What the claim behind it is told.
+    pub claim: Option<Box<ClaimFault>>,
+}
+
+impl MountError {
+    /// Of a volume without a claim.
+    pub fn new(volume: impl Into<String>, reason: impl ToString) -> Self {
+        Self { volume: volume.into(), reason: reason.to_string(), claim: None }
+    }
+}
+
+/// What is wrong with the volume of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimFault {
+    /// The claim's name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// In a word.
+    pub reason: &'static str,
+    /// In a sentence.
+    pub message: String,
 }
 
 /// The volumes of a pod.
@@ -111,15 +133,15 @@ pub struct Fill<'a> {
 /// Makes every volume be there and hold what it should; called again when something may have changed.
 pub fn fill(pod: &Pod, fill: &Fill<'_>) -> Result<(), MountError> {
     for volume in of(pod) {
-        one(volume, fill).map_err(|reason| MountError { volume: volume.name.clone(), reason })?;
+        match is_claim(volume) {
+            true => claim(volume, fill)?,
+            false => one(volume, fill).map_err(|reason| MountError::new(&volume.name, reason))?,
+        }
     }
     Ok(())
 }
 
 fn one(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
-    if is_claim(volume) {
-        return claim(volume, fill);
-    }
     let path = path(volume, fill.dir).ok_or("this kind of volume is not supported here")?;
     let group = fill.sources.group;
     if let Some(host) = &volume.host_path {
@@ -138,12 +160,23 @@ fn one(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
     }
 }
 
-fn claim(volume: &Volume, fill: &Fill<'_>) -> Result<(), String> {
+fn claim(volume: &Volume, fill: &Fill<'_>) -> Result<(), MountError> {
     let sources = &fill.sources;
-    let found = sources.objects.claims.get(&volume.name).ok_or("the claim was not looked up")?.clone()?;
+    let refused = |why: &str| MountError::new(&volume.name, why);
+    let found = sources.objects.claims.get(&volume.name).ok_or_else(|| refused("the claim was not looked up"))?;
+    let found = found.as_ref().map_err(|why| refused(why))?;
     let context = sources.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
-    found.prepare(&link(volume, fill.dir), sources.group, policy == Some("OnRootMismatch"))
+    let prepared = found.prepare(&link(volume, fill.dir), sources.group, policy == Some("OnRootMismatch"));
+    prepared.map_err(|why| {
+        let fault = ClaimFault {
+            name: found.claim.clone(),
+            uid: found.uid.clone(),
+            reason: why.reason(),
+            message: format!("volume {}: {why}", found.volume),
+        };
+        MountError { claim: Some(Box::new(fault)), ..refused(&why.to_string()) }
+    })
 }
 
 fn empty_dir(path: &Path, group: Option<u32>) -> std::io::Result<()> {

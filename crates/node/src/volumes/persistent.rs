@@ -2,7 +2,8 @@
 //!
 //! A volume that was made for a claim is a folder of its own below the engine's `volumes`, made when a pod first mounts
 //! it. That it was made is noted down beside the folders: one that has gone since is not made again, since what was in it
-//! has gone with it (a disk that is not mounted, most often). In the pod's folder each claim is a link to its volume, so that containers start without asking the API again.
+//! has gone with it (a disk that is not mounted, most often). In the pod's folder each claim is a link to its volume, so that
+//! containers start without asking the API again. What is wrong with a volume is told where its owner looks: on the claim.
 
 use std::fs;
 use std::io;
@@ -23,13 +24,44 @@ pub enum Source {
     Local(PathBuf),
 }
 
+/// What a disk must have free before another volume is begun on it, in bytes.
+const ROOM_MIN: u64 = 1 << 20;
+
 /// The volume behind a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
+    /// The claim's name.
+    pub claim: String,
+    /// And its uid.
+    pub uid: String,
     /// Its name.
     pub volume: String,
     /// Where it is.
     pub source: Source,
+}
+
+/// Why a volume cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Unready {
+    /// Its folder could not be made.
+    #[error("cannot make the folder {0}: {1}")]
+    Unmade(PathBuf, io::Error),
+    /// What there was is not there.
+    #[error("{0}")]
+    Gone(String),
+    /// It is there, and cannot be given to the pod.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Unready {
+    /// The word for it on the claim.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unmade(..) => "ProvisioningFailed",
+            Self::Gone(_) | Self::Refused(_) => "VolumeConditionAbnormal",
+        }
+    }
 }
 
 /// The name of the claim that a pod's volume stands for.
@@ -58,7 +90,8 @@ pub fn claimed(
     if mine.is_none_or(|mine| mine.uid != claim.metadata.uid) {
         return Err(format!("persistentvolume \"{held}\" is bound to another claim than \"{name}\""));
     }
-    source(volume, folders).map(|source| Claimed { volume: held, source })
+    let uid = claim.metadata.uid.clone().unwrap_or_default();
+    source(volume, folders).map(|source| Claimed { claim: name.to_owned(), uid, volume: held, source })
 }
 
 fn source(volume: &PersistentVolume, folders: &Path) -> Result<Source, String> {
@@ -92,31 +125,38 @@ pub fn folder(volume: &PersistentVolume, folders: &Path) -> Result<PathBuf, Stri
 
 impl Claimed {
     /// Makes the volume be there, belong to the pod's group, and be reached by `link`.
-    pub fn prepare(&self, link: &Path, group: Option<u32>, only_root: bool) -> Result<(), String> {
-        let target = match &self.source {
-            Source::Folder(path) => {
-                make(path).map_err(|error| format!("cannot make the folder {}: {error}", path.display()))?;
-                path
-            }
-            Source::Local(path) if !path.is_dir() => return Err(format!("path \"{}\" does not exist", path.display())),
-            Source::Local(path) => path,
-            Source::Host(host) => {
-                super::check_host_path(host)?;
-                Path::new(&host.path)
-            }
-        };
+    pub fn prepare(&self, link: &Path, group: Option<u32>, only_root: bool) -> Result<(), Unready> {
+        let target = self.target()?;
         if fs::read_link(link).is_ok_and(|held| held == target) {
             return Ok(());
         }
         if let (Some(group), false) = (group, matches!(self.source, Source::Host(_))) {
-            hand_over(target, group, only_root)
-                .map_err(|error| format!("cannot give {} to group {group}: {error}", target.display()))?;
+            hand_over(target, group, only_root).map_err(|error| {
+                Unready::Refused(format!("cannot give {} to group {group}: {error}", target.display()))
+            })?;
         }
         let made = fs::create_dir_all(link.parent().unwrap_or(link)).and_then(|()| {
             let _ = fs::remove_file(link);
             symlink(target, link)
         });
-        made.map_err(|error| error.to_string())
+        made.map_err(|error| Unready::Refused(error.to_string()))
+    }
+
+    fn target(&self) -> Result<&Path, Unready> {
+        match &self.source {
+            Source::Folder(path) => {
+                make(path)?;
+                Ok(path)
+            }
+            Source::Local(path) if !path.is_dir() => {
+                Err(Unready::Gone(format!("path \"{}\" does not exist", path.display())))
+            }
+            Source::Local(path) => Ok(path),
+            Source::Host(host) => {
+                super::check_host_path(host).map_err(Unready::Gone)?;
+                Ok(Path::new(&host.path))
+            }
+        }
     }
 }
 
@@ -126,23 +166,39 @@ pub(super) fn note(path: &Path) -> PathBuf {
 }
 
 /// Makes a folder that any user of a container may write to, in one that nobody else on the machine may enter.
-fn make(path: &Path) -> io::Result<()> {
+fn make(path: &Path) -> Result<(), Unready> {
     let note = note(path);
     if path.is_dir() {
         return Ok(());
     }
     if note.exists() {
         let text = "it was made before and has gone, with all that was in it: bring it back, or delete the claim";
-        return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        return Err(Unready::Gone(format!("cannot find the folder {}: {text}", path.display())));
     }
+    make_first(path, &note).map_err(|error| Unready::Unmade(path.to_owned(), error))
+}
+
+fn make_first(path: &Path, note: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
         fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
+        has_room(parent)?;
     }
     fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
-    fs::create_dir_all(note.parent().unwrap_or(&note))?;
+    fs::create_dir_all(note.parent().unwrap_or(note))?;
     fs::write(note, "")
+}
+
+/// A folder can often still be made on a disk that takes not a byte more: whoever gets it would not know why.
+fn has_room(place: &Path) -> io::Result<()> {
+    let found = rustix::fs::statvfs(place)?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= ROOM_MIN {
+        return Ok(());
+    }
+    let text = format!("no space left on device: {} KiB are free on its disk; free some space", free >> 10);
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 /// Gives everything below `path` to a group that may read and write it; what is made there later, too.
@@ -212,7 +268,13 @@ mod tests {
     fn a_folder_is_made_linked_and_given_to_the_group() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("volumes/pvc-1");
-        let claimed = Claimed { volume: "pvc-1".into(), source: Source::Folder(path.clone()) };
+        let of = |path: PathBuf| Claimed {
+            claim: "c".into(),
+            uid: "1".into(),
+            volume: "pvc-1".into(),
+            source: Source::Folder(path),
+        };
+        let claimed = of(path.clone());
         let link = dir.path().join("pod/volumes/data");
         claimed.prepare(&link, None, false).expect("prepares");
         assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o7777, 0o777);
@@ -224,7 +286,13 @@ mod tests {
         let file = fs::metadata(path.join("file")).expect("is there");
         assert_eq!((file.gid(), file.mode() & 0o060), (group, 0o060));
         assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o2000, 0o2000);
-        let blocked = Claimed { volume: "b".into(), source: Source::Folder(path.join("file/b")) };
-        assert!(blocked.prepare(&link, None, false).is_err_and(|why| why.starts_with("cannot make the folder")));
+        let blocked = of(path.join("file/b")).prepare(&link, None, false).expect_err("a file is in the way");
+        assert!(blocked.to_string().starts_with("cannot make the folder"), "{blocked}");
+        assert_eq!(blocked.reason(), "ProvisioningFailed");
+        fs::rename(&path, dir.path().join("away")).expect("goes");
+        let gone = claimed.prepare(&link, None, false).expect_err("it is not made again");
+        assert!(gone.to_string().contains("it was made before and has gone"), "{gone}");
+        assert_eq!(gone.reason(), "VolumeConditionAbnormal");
+        assert!(!path.exists(), "nobody is given an empty folder for a full one");
     }
 }
