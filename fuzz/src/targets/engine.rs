@@ -14,6 +14,7 @@ use mycelium_apiserver::request::{self, Query};
 use mycelium_apiserver::{Pki, protobuf};
 use mycelium_image::unpack::{self, Limits};
 use mycelium_image::{Credentials, Reference};
+use mycelium_ingress::annotations;
 use mycelium_net::NetConfig;
 use mycelium_net::cluster::Cluster;
 use mycelium_net::dns::Zone;
@@ -32,7 +33,16 @@ const DNS: &[u8] =
 const REFERENCE: &[u8] =
     b"registry.example:5000/a/b:tag@sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
+    Target::new(
+        "ingress",
+        ingress,
+        &[
+            b"rewrite-target=/$2?x=$arg_y\nproxy-read-timeout=1m 30s\nproxy-body-size=8m\nlimit-rps=10",
+            b"/a//../%2e%2e/b",
+            b"whitelist-source-range=10.0.0.0/8, ::1\naffinity=cookie",
+        ],
+    ),
     Target::new(
         "crd-schema",
         crd_schema,
@@ -70,6 +80,17 @@ pub const TARGETS: [Target; 12] = [
     Target { written: || vec![record_sample()], ..Target::new("record", record, &[]) },
     Target { cost: 2, ..Target::new("dns", dns, &[DNS, b"nameserver 10.0.0.1\nsearch a b\noptions ndots:5\n"]) },
 ];
+
+/// Annotations, a line each; and a path.
+fn ingress(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    let annotations = pairs.map(|(name, value)| (format!("{}{name}", annotations::PREFIX), value.to_owned())).collect();
+    let _ = annotations::read(&annotations);
+    if let Some(path) = mycelium_ingress::rules::path::normal(text) {
+        assert!(path.starts_with('/'));
+    }
+}
 
 fn env() -> Env {
     Env::new(|| Timestamp::UNIX_EPOCH, || 7)

@@ -118,14 +118,14 @@ spec:
 "#;
 
 /// Where the proxy of an engine listens.
-struct Front {
+pub struct Front {
     http: SocketAddr,
     https: SocketAddr,
 }
 
 impl Front {
     /// Waits until the proxy listens.
-    fn of(engine: &Engine) -> Self {
+    pub fn of(engine: &Engine) -> Self {
         let address = |name: &str| {
             let path = format!("{{.metadata.annotations.mycelium\\.network/ingress-{name}}}");
             let mut found = None;
@@ -140,7 +140,7 @@ impl Front {
     }
 
     /// What curl gets from a URL whose host leads to the proxy, with these options.
-    fn curl(&self, url: &str, options: &[&str]) -> Result<String, String> {
+    pub fn curl(&self, url: &str, options: &[&str]) -> Result<String, String> {
         let mut curl = command("curl");
         curl.args(["-sS", "--max-time", "20"]).args(options);
         for (from, to) in [(80, self.http), (443, self.https)] {

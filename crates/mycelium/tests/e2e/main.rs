@@ -22,6 +22,7 @@ mod ingress;
 mod kubectl;
 mod lifecycle;
 mod metrics;
+mod neighbours;
 mod network;
 mod nodes;
 mod platform;

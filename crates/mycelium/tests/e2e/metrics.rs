@@ -70,7 +70,9 @@ spec:
   scaleTargetRef: { apiVersion: apps/v1, kind: Deployment, name: busy }
   minReplicas: 1
   maxReplicas: 3
-  metrics: [{ type: Resource, resource: { name: cpu, target: { type: Utilization, averageUtilization: 80 } } }]
+  metrics:
+    - { type: Resource, resource: { name: cpu, target: { type: Utilization, averageUtilization: 80 } } }
+    - { type: ContainerResource, containerResource: { name: cpu, container: loop, target: { type: AverageValue, averageValue: 20m } } }
   behavior: { scaleDown: { stabilizationWindowSeconds: 0 } }
 "#;
 
@@ -85,6 +87,7 @@ fn an_autoscaler_follows_the_load_up_and_down() {
         engine.value("hpa/busy", r#"{.status.conditions[?(@.type=="ScalingActive")].reason}"#),
         "ValidMetricFound"
     );
+    assert_eq!(engine.value("hpa/busy", "{.status.currentMetrics[*].type}"), "Resource ContainerResource");
     let events = engine.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=HorizontalPodAutoscaler"]);
     assert!(events.contains("SuccessfulRescale") && events.contains("above target"), "{events}");
     let pods = engine.kubectl(&["get", "pods", "-l", "app=busy", "-o", "jsonpath={.items[*].metadata.name}"]);
@@ -155,6 +158,11 @@ spec:
   metrics:
     - type: Pods
       pods: { metric: { name: http_requests_per_second }, target: { type: AverageValue, averageValue: 100m } }
+    - type: Object
+      object:
+        describedObject: { apiVersion: v1, kind: Service, name: web }
+        metric: { name: http_requests_per_second }
+        target: { type: AverageValue, averageValue: 100m }
   behavior: { scaleDown: { stabilizationWindowSeconds: 0 } }
 "##;
 
@@ -170,11 +178,12 @@ fn an_autoscaler_follows_a_counter_of_the_pods_own() {
     assert!(pods.contains(r#""kind":"MetricValueList""#) && pods.contains(r#""windowSeconds""#), "{pods}");
     let service = engine.kubectl(&["get", "--raw", &format!("{API}/services/web/http_requests_per_second")]);
     assert!(service.contains(r#""kind":"Service""#) && !service.contains(r#""value":"0""#), "{service}");
+    assert_eq!(engine.value("hpa/web", "{.status.currentMetrics[*].type}"), "Pods Object");
     let missing = engine.kubectl_fails(&["get", "--raw", &format!("{API}/pods/*/unheard_of")]);
     assert!(missing.contains("not found") || missing.contains("NotFound"), "{missing}");
     assert!(engine.kubectl(&["api-versions"]).contains("custom.metrics.k8s.io/v1beta2"));
     engine.kubectl(&["exec", "visitor", "--", "touch", "/tmp/rest"]);
     engine.wait_value("deployment/web", "{.spec.replicas}", "1");
     let events = engine.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=HorizontalPodAutoscaler"]);
-    assert!(events.contains("pods metric http_requests_per_second above target"), "{events}");
+    assert!(events.contains(" metric http_requests_per_second above target"), "{events}");
 }

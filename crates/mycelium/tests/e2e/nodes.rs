@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::ingress::Front;
 use crate::lifecycle::{nft_table_id, traces};
 use crate::support::{Engine, command, eventually, output, run};
 
@@ -128,10 +129,26 @@ fn policy_holds_on_every_node(engine: &Engine, web: &[(String, String, String)])
         Err(_) => Ok(()),
     });
     eventually("friends are let in", || get(engine, &web[1].0, &url));
+    an_ingress_reaches_every_node(engine);
     for (pod, ..) in web {
         assert_eq!(engine.value(&format!("pod/{pod}"), "{.status.containerStatuses[0].ready}"), "true");
     }
     engine.kubectl(&["delete", "networkpolicy", "only-friends"]);
+}
+
+/// The proxy speaks from the machine, which no policy judges, to pods on whatever node.
+fn an_ingress_reaches_every_node(engine: &Engine) {
+    engine.apply(
+        "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: web}, spec: {rules: [{host: web.test, http: \
+         {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}}",
+    );
+    let front = Front::of(engine);
+    let mut seen = BTreeSet::new();
+    eventually("the proxy leads to every node", || {
+        seen.insert(front.curl("http://web.test/", &["-f"])?);
+        if seen.len() == 3 { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    engine.kubectl(&["delete", "ingress", "web"]);
 }
 
 /// `down`, and then no interface, rule, cgroup or process of the engine.
