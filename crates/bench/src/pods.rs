@@ -83,7 +83,7 @@ async fn until_running(api: &Api<Pod>, name: &str) -> Result<Duration> {
 }
 
 /// A root file system of Debian's static busybox.
-fn busybox_root() -> Result<tempfile::TempDir> {
+pub fn busybox_root() -> Result<tempfile::TempDir> {
     let root = tempfile::Builder::new().prefix("bench-root-").tempdir_in("/var/lib")?;
     for folder in ["bin", "etc", "proc", "dev", "sys", "tmp"] {
         std::fs::create_dir(root.path().join(folder))?;
@@ -95,7 +95,8 @@ fn busybox_root() -> Result<tempfile::TempDir> {
     Ok(root)
 }
 
-fn import(binary: &Path, dir: &Path, root: &Path) -> Result<()> {
+/// Imports a root file system as the image `busybox:bench` into a data directory.
+pub fn import(binary: &Path, dir: &Path, root: &Path) -> Result<()> {
     let tar = root.with_extension("tar");
     ensure!(command("tar").arg("-C").arg(root).arg("-cf").arg(&tar).arg(".").status()?.success(), "tar failed");
     let mut import = command(binary);

@@ -24,6 +24,19 @@ impl Report {
     }
 }
 
+/// The load average of the last minute (proc(5)), which every figure is to be read with.
+pub fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
+/// The duration below which a share of the samples lies, by nearest rank; sorts in place.
+pub fn quantile(samples: &mut [Duration], share: f64) -> Duration {
+    samples.sort();
+    let rank = (share * samples.len() as f64).ceil() as usize;
+    samples.get(rank.clamp(1, samples.len().max(1)) - 1).copied().unwrap_or_default()
+}
+
 /// Minimum, median and 99th percentile in milliseconds; sorts in place.
 pub fn spread(samples: &mut [Duration]) -> String {
     samples.sort();

@@ -28,7 +28,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::report::Report;
+use crate::report::{Report, load};
 
 /// The first argument of a process that is a client of a guest.
 const HELPER: &str = "client-of-vm";
@@ -45,7 +45,8 @@ pub fn client() -> Option<Result<()>> {
 
 type Part = (&'static str, fn(&Path, &mut Report) -> Result<()>);
 
-const PARTS: [Part; 6] = [
+/// The measurements, by name.
+pub const PARTS: [Part; 6] = [
     ("vm-pauses", pauses::pauses),
     ("vm-rate", pauses::rate),
     ("vm-slowdown", slowdown::slow_down),
@@ -53,25 +54,6 @@ const PARTS: [Part; 6] = [
     ("vm-migration", migration::migration),
     ("vm-traffic", traffic::traffic),
 ];
-
-/// All of it, or what is wanted. One part that fails does not take the others with it.
-pub fn all(binary: &Path, wants: impl Fn(&str) -> bool, report: &mut Report) {
-    for (name, part) in PARTS.into_iter().filter(|(name, _)| wants(name)) {
-        eprintln!("{name}, load average {}", load());
-        if let Err(error) = part(binary, report) {
-            let text = format!("{error:#}");
-            eprintln!("{text}");
-            // A row of the table is one line.
-            report.row(name, format!("**failed**: {}", text.lines().next().unwrap_or_default()), "", String::new());
-        }
-    }
-}
-
-/// The load average of the last minute (proc(5)), which every figure is to be read with.
-fn load() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("?").to_owned()
-}
 
 /// The value below which a share of the samples lies, by nearest rank; sorts in place.
 fn quantile(samples: &mut [f64], share: f64) -> f64 {
