@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::core::{Core, Data, Peer, Reign, Role};
-use super::member::{Member, Timing};
+use super::member::Member;
 use super::output::Output;
+use super::timing::Timing;
 use super::types::{Alone, Config, Name, OutputMode};
 
 /// Of a backup that output waits for: what it has, and since when that is so.

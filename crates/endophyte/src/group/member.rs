@@ -1,10 +1,12 @@
 //! One host's part in a group: the protocol core with clocks around it. Heartbeats, suspicion, pre-votes, the promise
 //! of a voter, the lease of a primary, and the steps of what an operator asks for.
 
+mod campaign;
+
 use std::collections::BTreeMap;
 
 use super::core::{Core, Role};
-use super::detector::{Bounds, Detector};
+use super::detector::Detector;
 use super::election::{How, Refusal};
 use super::following::Wait;
 use super::isolation::Isolation;
@@ -13,67 +15,8 @@ use super::message::{Ballot, Message};
 use super::migration::Lag;
 use super::mutation::{Fault, Faults};
 use super::output::Output;
+use super::timing::Timing;
 use super::types::{Durable, Name, Position};
-
-/// Members are told of the time that often.
-const HEARTBEAT_US_MIN: u64 = 5_000;
-
-/// The periods, in microseconds of the local clock.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// Between heartbeats. Default 10 ms.
-    pub heartbeat_us: u64,
-    /// How long a majority's answers to a heartbeat keep the output open, from when it was sent. Default 50 ms.
-    pub lease_us: u64,
-    /// How long a voter that heard the primary votes for nobody else. Longer than the lease by more than clocks can
-    /// differ in rate. Default 60 ms.
-    pub promise_us: u64,
-    /// The shortest silence that is suspicious. Default 60 ms.
-    pub suspect_min_us: u64,
-    /// A silence that always is. Default 1 s.
-    pub suspect_max_us: u64,
-    /// How long an operator's command may take. Default 2 s.
-    pub command_us: u64,
-    /// How long the target of a migration may take to be elected. Default 300 ms.
-    pub hand_over_us: u64,
-    /// How long a guest runs on that no majority hears. Default 3 s.
-    pub isolated_us: u64,
-}
-
-impl Timing {
-    /// The periods for a time between heartbeats, in the proportions of the defaults; what people or disks need stays as
-    /// long as it is. All members of a group must have the same. Heartbeats come every 5 ms at most, as often as ticks.
-    pub fn with_heartbeat(milliseconds: u64) -> Self {
-        let heartbeat_us = (milliseconds * 1000).max(HEARTBEAT_US_MIN);
-        let usual = Self::default();
-        let longer = |usual: u64, heartbeats: u64| usual.max(heartbeats * heartbeat_us);
-        Self {
-            heartbeat_us,
-            lease_us: 5 * heartbeat_us,
-            promise_us: 6 * heartbeat_us,
-            suspect_min_us: 6 * heartbeat_us,
-            suspect_max_us: longer(usual.suspect_max_us, 20),
-            command_us: longer(usual.command_us, 40),
-            hand_over_us: longer(usual.hand_over_us, 30),
-            isolated_us: longer(usual.isolated_us, 60),
-        }
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat_us: 10_000,
-            lease_us: 50_000,
-            promise_us: 60_000,
-            suspect_min_us: 60_000,
-            suspect_max_us: 1_000_000,
-            command_us: 2_000_000,
-            hand_over_us: 300_000,
-            isolated_us: 3_000_000,
-        }
-    }
-}
 
 /// What a member is made with.
 #[derive(Clone, Debug)]
@@ -248,7 +191,7 @@ impl Member {
             promised_to: None,
             // The former process may have promised just before it ended.
             promise_until_us: now_us + timing.promise_us,
-            watch: Detector::new(bounds(&timing), timing.heartbeat_us, now_us),
+            watch: Detector::new(timing.bounds(), timing.heartbeat_us, now_us),
             peers: BTreeMap::new(),
             peers_term: 0,
             heartbeat_at_us: now_us,
@@ -292,7 +235,7 @@ impl Member {
     /// The group's periods, which a member that joins learns when it does.
     pub fn set_timing(&mut self, timing: Timing) {
         self.timing = timing;
-        self.watch = Detector::new(bounds(&timing), timing.heartbeat_us, self.now_us);
+        self.watch = Detector::new(timing.bounds(), timing.heartbeat_us, self.now_us);
         self.promise_until_us = self.promise_until_us.max(self.now_us + timing.promise_us);
     }
 
@@ -411,7 +354,7 @@ impl Member {
 
     fn heard_primary(&mut self, from: &Name) {
         if self.promised_to.as_ref() != Some(from) {
-            self.watch = Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us);
+            self.watch = Detector::new(self.timing.bounds(), self.timing.heartbeat_us, self.now_us);
             self.promised_to = Some(from.clone());
         }
         self.watch.heard(self.now_us);
@@ -466,108 +409,6 @@ impl Member {
         }
     }
 
-    fn on_pre_vote(&mut self, from: &Name, round: u64, by_hand: bool, held: Option<Position>, out: &mut Vec<Output>) {
-        let followed = self.core.following() == Some(from);
-        let granted = match self.core.role {
-            Role::Primary(_) => false,
-            _ if by_hand || followed => !self.promised_to_another(from),
-            _ => self.without_primary(),
-        };
-        let granted = granted || self.core.faults.has(Fault::PromiseBroken);
-        // Give way, but only once: one who keeps asking and cannot win must not keep this member from trying.
-        let good = held.is_some() && held >= self.core.held() && self.core.live_since().is_none();
-        if granted && !by_hand && (good || followed) && !self.gave_way {
-            self.gave_way = true;
-            self.delay_round(self.timing.promise_us / 2);
-        }
-        let reply = Message::PreVoteReply { round, granted, term: self.core.term(), ballot: self.core.ballot() };
-        self.core.send(from, reply, out);
-    }
-
-    fn delay_round(&mut self, us: u64) {
-        let jitter = self.jitter(us / 2);
-        self.round_at_us = self.round_at_us.max(self.now_us + us + jitter);
-    }
-
-    /// Stands for election when the primary is lost, one backup after the other.
-    fn elect(&mut self, out: &mut Vec<Output>) {
-        if matches!(self.pending, Some(Pending::Take { .. } | Pending::Force { .. })) {
-            return self.elect_by_hand(out);
-        }
-        let able = self.core.held().is_some() || self.core.live_since().is_some();
-        if !able || !self.without_primary() {
-            self.suspected_since_us = None;
-            return;
-        }
-        if self.suspected_since_us.is_none() {
-            self.suspected_since_us = Some(self.now_us);
-            let stagger = self.rank() * self.timing.heartbeat_us;
-            self.round_at_us = self.round_at_us.max(self.now_us + stagger);
-        }
-        if self.now_us >= self.round_at_us {
-            self.begin_round(How::Automatic, out);
-        }
-    }
-
-    /// How many should stand before this member.
-    fn rank(&self) -> u64 {
-        let Some(proposal) = self.core.proposal().filter(|_| self.core.live_since().is_none()) else { return 0 };
-        let holders = &proposal.config.holders;
-        holders.iter().position(|name| *name == self.core.me).unwrap_or(holders.len()) as u64
-    }
-
-    fn begin_round(&mut self, how: How, out: &mut Vec<Output>) {
-        self.round_number += 1;
-        self.gave_way = false;
-        self.round = Round { how, ballots: BTreeMap::new() };
-        self.round_at_us = self.now_us;
-        self.delay_round(2 * self.timing.heartbeat_us);
-        let ask = Message::PreVote { round: self.round_number, by_hand: how != How::Automatic, held: self.core.held() };
-        for name in self.core.everyone() {
-            self.core.send(&name, ask.clone(), out);
-        }
-        self.try_campaign(out);
-    }
-
-    fn try_campaign(&mut self, out: &mut Vec<Output>) {
-        let wanted = match self.round.how {
-            How::Automatic => self.without_primary(),
-            _ => matches!(self.pending, Some(Pending::Take { .. })),
-        };
-        if self.core.is_primary() || !wanted {
-            return;
-        }
-        match self.core.assess(self.round.ballots.clone(), self.round.how) {
-            Ok(_) => {
-                self.refusal = None;
-                // Answers that are still on their way belong to a past round.
-                self.round_number += 1;
-                self.core.campaign(self.round.how, out);
-                self.delay_round(self.timing.promise_us);
-            }
-            Err(refusal) => self.refusal = Some(refusal),
-        }
-    }
-
-    fn elect_by_hand(&mut self, out: &mut Vec<Output>) {
-        match self.pending.clone() {
-            Some(Pending::Take { force: true, until_us, .. }) if self.now_us >= until_us => {
-                self.core.campaign(How::Forced, out);
-                self.pending = Some(Pending::Force { until_us: self.now_us + 4 * self.timing.promise_us });
-            }
-            Some(Pending::Take { how, until_us, .. }) if self.now_us < until_us && self.now_us >= self.round_at_us => {
-                self.begin_round(how, out);
-            }
-            Some(Pending::Force { until_us }) if self.now_us >= until_us => {
-                if self.core.win_forced(out) {
-                    self.forced_term = Some(self.core.term());
-                }
-                self.start_lead(out);
-            }
-            _ => {}
-        }
-    }
-
     // --- Leading ------------------------------------------------------------------------------------------------
 
     fn start_lead(&mut self, out: &mut Vec<Output>) {
@@ -601,7 +442,7 @@ impl Member {
         self.heartbeat_at_us = self.now_us + self.timing.heartbeat_us;
         let everyone = self.core.everyone();
         self.peers.retain(|name, _| everyone.contains(name));
-        let detector = Detector::new(bounds(&self.timing), self.timing.heartbeat_us, self.now_us);
+        let detector = Detector::new(self.timing.bounds(), self.timing.heartbeat_us, self.now_us);
         for name in everyone {
             let beat = Message::Heartbeat { term: self.core.term(), stamp: self.now_us };
             self.core.send(&name, beat, out);
@@ -784,30 +625,5 @@ impl Member {
     fn jitter(&mut self, max: u64) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % max.max(1)
-    }
-}
-
-fn bounds(timing: &Timing) -> Bounds {
-    Bounds { min_us: timing.suspect_min_us, max_us: timing.suspect_max_us }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn periods_follow_the_heartbeat_and_a_promise_outlives_its_lease() {
-        let usual = Timing::default();
-        assert_eq!(format!("{:?}", Timing::with_heartbeat(10)), format!("{usual:?}"));
-        assert_eq!(Timing::with_heartbeat(1).heartbeat_us, 5_000);
-        for milliseconds in [1, 5, 10, 37, 100, 1000, 10_000] {
-            let timing = Timing::with_heartbeat(milliseconds);
-            // Clocks that are 9 % fast and slow.
-            assert!(timing.lease_us * 109 < timing.promise_us * 91, "{timing:?}");
-            assert!(timing.lease_us >= 5 * timing.heartbeat_us && timing.suspect_min_us >= timing.promise_us);
-            assert!(
-                timing.suspect_max_us >= 2 * timing.suspect_min_us && timing.isolated_us > 2 * timing.suspect_max_us
-            );
-        }
     }
 }

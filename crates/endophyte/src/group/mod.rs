@@ -19,6 +19,7 @@ pub mod mutation;
 pub mod output;
 mod standing;
 mod status;
+mod timing;
 pub mod types;
 
 #[cfg(test)]
@@ -28,9 +29,10 @@ mod simulation;
 
 pub use election::{How, Refusal};
 pub use leading::{Change, ChangeError};
-pub use member::{Command, Input, Member, Settings, Timing};
+pub use member::{Command, Input, Member, Settings};
 pub use message::{DecodeError, Message};
 pub use migration::LAG_THOUSANDTHS_MAX;
 pub use output::{Output, Start};
 pub use status::{PeerStatus, Protection, Status, Succession};
+pub use timing::Timing;
 pub use types::{Alone, Config, Durable, Name, OutputMode, Policy, Position, Proposal, Quorum, Rules, Version};

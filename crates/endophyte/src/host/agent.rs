@@ -6,8 +6,11 @@
 mod apart;
 pub(in crate::host) mod backups;
 mod commands;
+mod copying;
+mod guest;
 mod hosts;
 mod moving;
+mod pace;
 mod progress;
 mod report;
 mod standby;
@@ -18,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mycelium_api::error::chain;
 use mycelium_rhizomorph::Link;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,14 +32,12 @@ use super::disk_sync::DiskSource;
 use super::held::{Held, Weight};
 use super::history::History;
 use super::links::{Dialler, Peer};
-use super::primary::{Captured, Job, Primary, Sent};
+use super::primary::{Captured, Primary, Sent};
 use super::replica::{Incoming, Replica};
-use super::stream::{Outbox, StreamMessage};
-use super::sync::{MemorySync, SyncStep};
+use super::stream::StreamMessage;
 use super::timeline::Timeline;
 use super::{HostError, Place};
-use crate::egress::Mode;
-use crate::group::{Command, Config, Durable, Input, Member, Message, Output, OutputMode, Position, Start};
+use crate::group::{Command, Config, Durable, Input, Member, Message, Output, Position};
 use crate::throttle::Reservation;
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
@@ -421,91 +421,6 @@ impl Agent {
         self.member.durable().proposal.as_ref().map(|proposal| &proposal.config)
     }
 
-    /// Whether checkpoints are needed, and what becomes of the guest's frames.
-    fn adjust(&mut self) {
-        let (Part::Primary(primary), Some(config)) = (&self.part, self.config()) else { return };
-        let linked = self.peers.keys().any(|name| config.data.contains(name.as_str()));
-        let protected = linked || !config.holders.is_empty();
-        let mode = match (protected, config.rules.output) {
-            (true, OutputMode::Commit) => Mode::OutputCommit,
-            _ if self.open => Mode::BestEffort,
-            _ => Mode::OutputCommit,
-        };
-        if mode == Mode::BestEffort {
-            primary.nic.set_lease(Duration::from_micros(self.lease_us));
-        }
-        if primary.nic.mode() != mode {
-            primary.nic.set_mode(mode);
-        }
-        if self.protected != Some(protected) {
-            primary.protect(protected);
-            self.protected = Some(protected);
-        }
-    }
-
-    /// Gives back the room of epochs that every backup in sync holds.
-    fn settle_buffer(&mut self) {
-        let queued = self.peers.values().any(|peer| peer.outbox.waiting() > 0);
-        let waiting = queued || !self.under_way.is_empty() || self.syncs.values().any(|sync| sync.whole);
-        // A primary that is being elected again may need what its backups do not have.
-        if waiting && self.member.is_primary() {
-            let member = &self.member;
-            self.syncs.retain(|name, sync| !(sync.whole && member.held_by(name).is_some()));
-            let held = || self.member.in_sync().map(|held| held.map_or(0, |held| held.epoch));
-            let (safe, held_by) = (held().min().unwrap_or(u64::MAX), held().count());
-            self.under_way.retain(|(epoch, ..)| *epoch > safe);
-            self.settle(safe, held_by);
-            self.note_backlog(held_by > 0);
-        }
-        self.let_go_of_the_slow();
-    }
-
-    /// While no backup in sync paces the guest, the least loaded link does: else it would outrun every copy of itself,
-    /// and never be protected again.
-    fn note_backlog(&self, paced: bool) {
-        let Part::Primary(primary) = &self.part else { return };
-        let config = self.config();
-        let data =
-            self.peers.iter().filter(|(name, _)| config.is_some_and(|config| config.data.contains(name.as_str())));
-        let least = data.map(|(_, peer)| peer.outbox.waiting()).min();
-        primary.set_backlog(least.filter(|_| !paced).unwrap_or(0));
-    }
-
-    /// Ends the link of a backup for which more waits than the buffer holds, beside the epoch that is being sent to it:
-    /// one epoch may be longer than the buffer, and is bounded by the guest's memory.
-    fn let_go_of_the_slow(&mut self) {
-        let limit = self.assembly.as_ref().map_or(u64::MAX, |assembly| assembly.buffer_bytes());
-        let behind = self.peers.iter().find(|(_, peer)| peer.outbox.behind() > limit).map(|(name, _)| name.clone());
-        if let Some(name) = behind {
-            self.history.note(&format!(
-                "{name} cannot keep up: more waits for it than the buffer holds; it is brought in sync anew"
-            ));
-            if let Some(peer) = self.peers.get(&name) {
-                peer.link.close();
-            }
-            self.unlink(&name);
-        }
-    }
-
-    /// So many backups, and they are all in sync, hold an epoch.
-    fn settle(&mut self, epoch: u64, backups: usize) {
-        let Part::Primary(primary) = &self.part else { return };
-        primary.settled(epoch);
-        // Alone it has nobody to compare with, and no epoch that others hold.
-        let all = backups > 0 && self.config().is_some_and(|config| config.data.len() == backups + 1);
-        let Some(disk) = primary.disk.as_ref().filter(|_| all && epoch >= self.disks_settled + DISKS_EVERY) else {
-            return;
-        };
-        let Some(recorded) = disk.epoch_in_progress() else { return };
-        let position = Position { epoch, ..recorded };
-        self.disks_settled = epoch;
-        if let Err(error) = tokio::task::block_in_place(|| disk.settled(position)) {
-            tracing::warn!(error = chain(&error), "the map of differences cannot be written");
-        }
-        let notice = Notice::Settled { position };
-        self.peers.values().for_each(|peer| peer.notice(&notice));
-    }
-
     // --- What happened ------------------------------------------------------------------------------------------
 
     fn on_event(&mut self, event: Event) {
@@ -614,259 +529,6 @@ impl Agent {
     }
 
     // --- Primary ------------------------------------------------------------------------------------------------
-
-    fn begin_sync(&mut self, name: &str) {
-        let Some(peer) = self.peers.get(name) else {
-            // Not at once: outputs are being carried out.
-            let message = StreamMessage::Failed { reason: "it is not linked".into() };
-            let _ = self.events.send(Event::Answer { from: name.to_owned(), message });
-            return;
-        };
-        if self.syncs.get(name).is_some_and(|sync| !sync.whole) {
-            // A late heartbeat made it look lost; the copying goes on over the same link. One whose copy was sent whole
-            // asks for another: it did not become a holder before this host was elected again.
-            return;
-        }
-        if !matches!(self.part, Part::Primary(_)) {
-            // It begins when there is something to copy; the backup keeps what it has until then.
-            self.later_syncs.insert(name.to_owned());
-            return;
-        }
-        self.next_number += 1;
-        let (id, seed) = (self.next_number, self.place.clock.random());
-        peer.outbox.send(StreamMessage::SyncBegin { id, seed }.encode());
-        self.syncs.insert(
-            name.to_owned(),
-            Syncing { id, seed, progress: 0.0, whole: false, disk: DiskPart::Waiting(Vec::new()) },
-        );
-        self.history.note(&format!("{name} is being brought in sync"));
-    }
-
-    fn drop_sync(&mut self, name: &str) {
-        self.later_syncs.remove(name);
-        if let Some(sync) = self.syncs.remove(name) {
-            self.with_primary(|primary| primary.end_sync(sync.id));
-        }
-    }
-
-    fn on_answer(&mut self, from: &str, message: StreamMessage) {
-        match message {
-            StreamMessage::Hashes { id, hashes } => {
-                let Some(sync) = self.syncs.get_mut(from).filter(|sync| sync.id == id) else { return };
-                let Part::Primary(primary) = &self.part else { return };
-                match MemorySync::new(id, sync.seed, hashes, primary.pages) {
-                    Ok(memory) => {
-                        let outbox = self.peers.get(from).map(|peer| peer.outbox.clone());
-                        primary.sync(match outbox {
-                            Some(outbox) => memory.paced_by(outbox, primary.room()),
-                            None => memory,
-                        });
-                    }
-                    Err(reason) => self.sync_failed(from, &reason),
-                }
-            }
-            StreamMessage::Disk { id, words } => {
-                let sync = self.syncs.get_mut(from).filter(|sync| sync.id == id);
-                match sync.map(|sync| &mut sync.disk) {
-                    Some(DiskPart::Copying(disk)) => disk.message(words),
-                    Some(DiskPart::Waiting(waiting)) => waiting.push(words),
-                    None => {}
-                }
-            }
-            StreamMessage::Failed { reason } => self.sync_failed(from, &reason),
-            _ => tracing::warn!(from, "a backup sent what only a primary sends"),
-        }
-    }
-
-    fn sync_failed(&mut self, name: &str, reason: &str) {
-        self.history.note(&format!("{name} could not be brought in sync: {reason}"));
-        self.drop_sync(name);
-        self.input(Input::SyncFailed(name.into()));
-    }
-
-    fn on_captured(&mut self, captured: Box<Captured>) {
-        self.history.captured(&captured);
-        let epoch = captured.capture.epoch;
-        for step in &captured.syncs {
-            self.copying(step);
-        }
-        for sync in self.syncs.values() {
-            if let DiskPart::Copying(disk) = &sync.disk {
-                disk.sealed(epoch);
-            }
-        }
-        self.weigh(&captured);
-        self.input(Input::EpochSealed(epoch));
-        let Some(term) = self.member.live_since() else { return };
-        let Part::Primary(primary) = &self.part else { return };
-        let (followers, syncing) = self.destinations(&captured);
-        let complete: Vec<u64> = captured.syncs.iter().filter(|step| step.complete).map(|step| step.id).collect();
-        primary.send(Job { captured, term, followers, syncing });
-        for sync in self.syncs.values_mut() {
-            sync.whole |= complete.contains(&sync.id);
-        }
-        if let Some(to) = self.member.migrating_to().cloned() {
-            self.tell_lag(&to);
-        }
-    }
-
-    /// A checkpoint did its part for a backup that is brought in sync; with the first one its disk's turn begins.
-    fn copying(&mut self, step: &SyncStep) {
-        let Some((name, sync)) = self.syncs.iter_mut().find(|(_, sync)| sync.id == step.id) else { return };
-        sync.progress = step.progress;
-        let (Part::Primary(primary), Some(peer)) = (&self.part, self.peers.get(name)) else { return };
-        let (Some(disk), DiskPart::Waiting(words)) = (primary.disk.as_ref().filter(|_| step.begins), &sync.disk) else {
-            return;
-        };
-        match DiskSource::start(disk, sync.id, peer.outbox.clone()) {
-            Ok(source) => {
-                words.iter().for_each(|bytes| source.message(bytes.clone()));
-                sync.disk = DiskPart::Copying(source);
-            }
-            Err(error) => self.history.note(&format!("the disk cannot be copied to {name}: {}", chain(&error))),
-        }
-    }
-
-    /// Who gets this checkpoint: as a follower, or as one that is brought in sync.
-    fn destinations(&self, captured: &Captured) -> (Vec<Outbox>, Vec<(u64, Outbox)>) {
-        let (mut followers, mut syncing) = (Vec::new(), Vec::new());
-        let Some(config) = self.config() else { return (followers, syncing) };
-        for (name, peer) in self.peers.iter().filter(|(name, _)| config.data.contains(name.as_str())) {
-            match self.syncs.get(name) {
-                Some(sync) if captured.syncs.iter().any(|step| step.id == sync.id) => {
-                    syncing.push((sync.id, peer.outbox.clone()));
-                }
-                Some(sync) if !sync.whole => {}
-                _ => followers.push(peer.outbox.clone()),
-            }
-        }
-        (followers, syncing)
-    }
-
-    fn start_guest(&mut self, term: u64, from: Start) {
-        let part = std::mem::replace(&mut self.part, Part::Starting);
-        let Some(assembly) = self.assembly.clone() else {
-            return self.end(Outcome::Failed(HostError::NoMachine));
-        };
-        self.note_takeover(term, from);
-        let events = self.events.clone();
-        match (from, part) {
-            (Start::Promoted { from }, Part::Backup { replica, card }) => {
-                tokio::spawn(async move {
-                    let primary = assembly::promote(&assembly, replica, card, term, from, events.clone()).await;
-                    let _ = events.send(Event::Started(Box::new(primary)));
-                });
-            }
-            (_, part) => {
-                tokio::task::spawn_blocking(move || {
-                    drop(part);
-                    let primary = assembly::boot(&assembly, term, events.clone());
-                    let _ = events.send(Event::Started(Box::new(primary)));
-                });
-            }
-        }
-    }
-
-    fn started(&mut self, primary: Result<Primary, HostError>) {
-        match primary {
-            Ok(primary) if self.member.live_since().is_some() => {
-                self.history.started(&primary.timeline);
-                self.part = Part::Primary(primary);
-                if self.member.is_halted() {
-                    self.with_primary(Primary::halt);
-                }
-                if self.open {
-                    self.tell_takeover();
-                }
-                self.protected = None;
-                self.want_listed();
-                self.invite_all();
-                self.adjust();
-                std::mem::take(&mut self.later_syncs).iter().for_each(|name| self.begin_sync(name));
-            }
-            Ok(primary) => {
-                // Another host was elected while this one started.
-                self.part = Part::Primary(primary);
-                self.stop_guest();
-            }
-            Err(error) => self.end(Outcome::Failed(error)),
-        }
-    }
-
-    /// Another host runs the machine.
-    fn stop_guest(&mut self) {
-        self.syncs.clear();
-        self.later_syncs.clear();
-        self.under_way.clear();
-        self.sizes.clear();
-        if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {
-            call.finish(Err("another host runs the machine now: stop it there".into()));
-        }
-        self.history.note("another host runs the machine; this host's guest is ended");
-        match std::mem::replace(&mut self.part, Part::Clearing) {
-            Part::Primary(primary) => {
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    primary.stop().await;
-                    let _ = events.send(Event::Cleared);
-                });
-            }
-            Part::Starting => self.part = Part::Starting,
-            other => {
-                drop(other);
-                self.part = Part::None;
-            }
-        }
-    }
-
-    /// Whether the guest is this host's to run. One that is being cleared away may fail as it likes.
-    fn has_guest(&self) -> bool {
-        matches!(self.part, Part::Primary(_) | Part::Starting)
-    }
-
-    fn guest_ended(&mut self, clean: bool) {
-        if !self.has_guest() {
-            return;
-        }
-        if clean {
-            self.history.note("the guest shut down");
-            self.finish_stop();
-        } else {
-            self.end(Outcome::Failed(HostError::GuestGone));
-        }
-    }
-
-    fn guest_failed(&mut self, reason: &str) {
-        if !self.has_guest() {
-            return;
-        }
-        self.history.note(reason);
-        tracing::error!(vm = self.place.vm, reason, "the guest cannot be checkpointed");
-        self.end(Outcome::Failed(HostError::Refused(reason.to_owned())));
-    }
-
-    /// Tells everyone that there is nothing to take over, and ends.
-    fn finish_stop(&mut self) {
-        let notice = Notice::Stopped { term: self.member.durable().term };
-        self.peers.values().for_each(|peer| peer.notice(&notice));
-        if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {
-            call.finish(Ok(format!("{} is shut down", self.place.vm).into()));
-        }
-        let flushed: Vec<Link> = self.peers.values().map(|peer| peer.link.clone()).collect();
-        let part = std::mem::replace(&mut self.part, Part::None);
-        let ended = self.ended.take();
-        tokio::spawn(async move {
-            if let Part::Primary(primary) = part {
-                primary.stop().await;
-            }
-            for link in flushed {
-                let _ = tokio::time::timeout(Duration::from_secs(1), link.flush()).await;
-            }
-            if let Some(ended) = ended {
-                let _ = ended.send(Outcome::Stopped);
-            }
-        });
-    }
 }
 
 /// The protocol's clock.
