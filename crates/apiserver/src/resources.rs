@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::custom::columns;
 use crate::custom::{Compiled, Custom};
-use crate::custom::{structural, validate};
+use crate::custom::{made, structural, validate};
 use crate::dynamic::definitions;
 use crate::measured;
 
@@ -23,8 +23,8 @@ use crate::measured;
 pub enum Schema {
     /// Part of the program.
     Builtin(&'static Type),
-    /// Made from a definition, and gone with it.
-    Custom(Box<Type>),
+    /// Made from a definition when it is first needed, and gone with it.
+    Custom(Arc<made::Schema>),
 }
 
 impl Deref for Schema {
@@ -33,7 +33,7 @@ impl Deref for Schema {
     fn deref(&self) -> &Type {
         match self {
             Self::Builtin(ty) => ty,
-            Self::Custom(ty) => ty,
+            Self::Custom(schema) => &schema.made().ty,
         }
     }
 }
@@ -59,11 +59,11 @@ impl Resource {
     pub fn custom(
         facts: &'static schema::Resource,
         storage_version: &'static str,
-        schema: Type,
+        schema: Arc<made::Schema>,
         behaviour: &'static Kind,
         custom: Custom,
     ) -> Self {
-        let schema = Schema::Custom(Box::new(schema));
+        let schema = Schema::Custom(schema);
         Self { facts, storage_version, key_group: facts.group, schema, behaviour, custom: Some(custom) }
     }
 
@@ -93,7 +93,7 @@ impl Resource {
     /// Fills in defaults: those of the kind, or of the schema of a custom resource.
     pub fn fill_defaults(&self, object: &mut Value) {
         self.behaviour.default(self.version(), object);
-        if let Some(schema) = self.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
+        if let Some(schema) = self.custom.as_ref().and_then(|custom| custom.schema.made().document.as_ref()) {
             validate::fill_defaults(schema, object);
         }
     }
@@ -107,9 +107,10 @@ impl Resource {
             return definitions::faults(self.kind(), object);
         }
         let Some(custom) = &self.custom else { return Vec::new() };
-        let Some(schema) = &custom.schema else { return Vec::new() };
-        let mut errors = validate::check(schema, &custom.patterns, object, old);
-        match (&custom.rules, errors.is_empty()) {
+        let made = custom.schema.made();
+        let Some(schema) = &made.document else { return Vec::new() };
+        let mut errors = validate::check(schema, &made.patterns, object, old);
+        match (&made.rules, errors.is_empty()) {
             (Some(rules), true) => rules.check(object, old),
             (Some(_), false) => {
                 let why = "some validation rules were not checked because the object was invalid; correct the existing \

@@ -33,8 +33,8 @@ pub struct Custom<'a> {
     pub plural: &'a str,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// The `openAPIV3Schema`.
-    pub schema: Option<&'a Value>,
+    /// The `openAPIV3Schema`, as JSON text: many are kept, and few are looked at.
+    pub schema: Option<&'a [u8]>,
     /// Whether there is a `status` subresource.
     pub status: bool,
     /// Whether there is a `scale` subresource.

@@ -115,7 +115,8 @@ impl Dialect {
     pub fn custom(self, custom: &Custom<'_>) -> [(String, Value); 2] {
         let gvk = |kind: &str| json!([{"group": custom.group, "version": custom.version, "kind": kind}]);
         let meta = |name: &str| self.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
-        let mut object = custom.schema.cloned().unwrap_or_else(|| json!({"type": "object"}));
+        let schema = custom.schema.and_then(|text| serde_json::from_slice(text).ok());
+        let mut object: Value = schema.unwrap_or_else(|| json!({"type": "object"}));
         if self == Self::V2 {
             simplify(&mut object);
         }

@@ -6,6 +6,7 @@
 //! | [`conversion`] | between versions, by a webhook |
 //! | [`definition`] | what the server fills into a definition |
 //! | [`ending`] | the end of a definition |
+//! | [`made`] | what a schema is made into when an object needs it |
 //! | [`rules`] | rules in CEL |
 //! | [`structural`] | what must be right about a definition |
 //! | [`validate`] | defaults and validation by an OpenAPI schema |
@@ -14,6 +15,7 @@ pub mod columns;
 pub mod conversion;
 pub mod definition;
 pub mod ending;
+pub mod made;
 pub mod rules;
 pub mod structural;
 pub mod validate;
@@ -22,9 +24,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use mycelium_apimachinery::openapi;
 use mycelium_apimachinery::schema::{self, Subresource};
-use mycelium_store::Store;
+use mycelium_store::{Entry, Revision, Store};
 use serde_json::{Value, json};
 
 use crate::resources::Resource;
@@ -38,12 +41,8 @@ const PART: &[&str] = &["get", "patch", "update"];
 
 /// What a version of a custom resource has besides what every resource has.
 pub struct Custom {
-    /// The `openAPIV3Schema`.
-    pub schema: Option<Value>,
-    /// Its patterns, compiled.
-    pub patterns: validate::Patterns,
-    /// Its rules in CEL.
-    pub rules: Option<rules::Rules>,
+    /// The schema.
+    pub schema: Arc<made::Schema>,
     /// Where the webhook is that converts between versions, if one does.
     pub conversion: Option<Value>,
     /// Whether objects may lie in the store in another version than the one they are now stored in.
@@ -57,10 +56,17 @@ pub struct Custom {
     list_kind: String,
 }
 
-/// Compiled definitions, by uid, generation and whether versions are mixed: each is made once, and dropped when its
-/// definition is another or gone.
+/// Compiled definitions, by key: each is made once, and dropped when its definition is another or gone.
 #[derive(Default)]
-pub struct Compiled(BTreeMap<(String, i64, bool), Vec<Arc<Resource>>>);
+pub struct Compiled(BTreeMap<Arc<str>, Kept>);
+
+struct Kept {
+    /// Which state of the definition was looked at.
+    revision: Revision,
+    /// Its uid, generation and whether versions are mixed; nothing while it is not established.
+    id: Option<(String, i64, bool)>,
+    resources: Vec<Arc<Resource>>,
+}
 
 impl Compiled {
     /// The resources of all definitions in the store.
@@ -68,18 +74,33 @@ impl Compiled {
         let entries = store.range(PREFIX, None, 0, None).map(|page| page.entries).unwrap_or_default();
         let (mut all, mut before) = (Vec::new(), std::mem::take(&mut self.0));
         for entry in entries {
-            let Ok(definition) = serde_json::from_slice::<Value>(&entry.value) else { continue };
-            if !definition::is_established(&definition) {
-                continue;
-            }
-            let metadata = &definition["metadata"];
-            let generation = metadata["generation"].as_i64().unwrap_or_default();
-            let id = (text(&metadata["uid"]), generation, is_mixed(&definition));
-            let made = before.remove(&id).unwrap_or_else(|| compile(&definition));
-            all.extend(made.iter().cloned());
-            self.0.insert(id, made);
+            let kept = match before.remove(&entry.key) {
+                Some(kept) if kept.revision == entry.mod_revision => kept,
+                other => Kept::of(&entry, other),
+            };
+            all.extend(kept.resources.iter().cloned());
+            self.0.insert(entry.key, kept);
         }
         all
+    }
+}
+
+impl Kept {
+    /// What a definition makes; `before` is what an earlier state of it has made.
+    fn of(entry: &Entry, before: Option<Self>) -> Self {
+        let definition: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let revision = entry.mod_revision;
+        if !definition::is_established(&definition) {
+            return Self { revision, id: None, resources: Vec::new() };
+        }
+        let metadata = &definition["metadata"];
+        let generation = metadata["generation"].as_i64().unwrap_or_default();
+        let id = Some((text(&metadata["uid"]), generation, is_mixed(&definition)));
+        let resources = match before {
+            Some(before) if before.id == id => before.resources,
+            _ => compile(&definition, &entry.value),
+        };
+        Self { revision, id, resources }
     }
 }
 
@@ -109,8 +130,8 @@ fn keep_all(list: &Value) -> &'static [&'static str] {
     Box::leak(list.into_boxed_slice())
 }
 
-/// The resources of a definition, one for each version it serves.
-fn compile(definition: &Value) -> Vec<Arc<Resource>> {
+/// The resources of a definition, one for each version it serves. `stored` is its text.
+fn compile(definition: &Value, stored: &Bytes) -> Vec<Arc<Resource>> {
     let spec = &definition["spec"];
     let mut versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     let storage = versions.iter().find(|v| v["storage"] == true).map(|v| keep(v["name"].as_str().unwrap_or_default()));
@@ -118,7 +139,11 @@ fn compile(definition: &Value) -> Vec<Arc<Resource>> {
     versions.retain(|v| v["served"] == true);
     versions.sort_by_key(|v| Reverse(version_rank(v["name"].as_str().unwrap_or_default())));
     let mixed = is_mixed(definition);
-    let one = |(index, version): (usize, &&Value)| Arc::new(resource(spec, version, index == 0, storage, mixed));
+    let texts = made::texts(stored);
+    let one = |(index, version): (usize, &&Value)| {
+        let text = version["name"].as_str().and_then(|name| texts.get(name)).cloned();
+        Arc::new(resource(spec, version, text, index == 0, (storage, mixed)))
+    };
     versions.iter().enumerate().map(one).collect()
 }
 
@@ -167,14 +192,18 @@ fn facts(spec: &Value, version: &Value, preferred: bool) -> &'static schema::Res
     facts
 }
 
-fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'static str, mixed: bool) -> Resource {
+fn resource(
+    spec: &Value,
+    version: &Value,
+    text_of_schema: Option<Bytes>,
+    preferred: bool,
+    (storage_version, mixed): (&'static str, bool),
+) -> Resource {
     let facts = facts(spec, version, preferred);
-    let document = version["schema"].get("openAPIV3Schema").cloned();
-    let ty = schema::from_crd_schema(document.as_ref(), spec["preserveUnknownFields"] == true);
+    let made = Arc::new(made::Schema::new(text_of_schema, spec["preserveUnknownFields"] == true));
     let scale = &version["subresources"]["scale"];
     let custom = Custom {
-        patterns: document.as_ref().map(validate::Patterns::of).unwrap_or_default(),
-        rules: document.as_ref().and_then(rules::Rules::of),
+        schema: made.clone(),
         conversion: (spec["conversion"]["strategy"] == "Webhook")
             .then(|| spec["conversion"]["webhook"]["clientConfig"].clone()),
         mixed,
@@ -185,12 +214,11 @@ fn resource(spec: &Value, version: &Value, preferred: bool, storage_version: &'s
             .map(|field| text(&field["jsonPath"]).trim_start_matches('.').to_owned())
             .collect(),
         scale: ["specReplicasPath", "statusReplicasPath", "labelSelectorPath"].map(|key| text(&scale[key])),
-        schema: document,
         columns: columns::from_version(version),
         list_kind: spec["names"]["listKind"].as_str().map_or_else(|| format!("{}List", facts.kind), str::to_owned),
     };
     let behaviour = mycelium_kinds::custom(facts.subresource("status").is_some());
-    Resource::custom(facts, storage_version, ty, behaviour, custom)
+    Resource::custom(facts, storage_version, made, behaviour, custom)
 }
 
 /// How Kubernetes ranks versions: stable before beta before alpha, then the higher number.
@@ -240,7 +268,7 @@ pub fn described(resource: &Resource) -> Option<openapi::Custom<'_>> {
         list_kind: &custom.list_kind,
         plural: resource.name(),
         namespaced: resource.namespaced(),
-        schema: custom.schema.as_ref(),
+        schema: custom.schema.text(),
         status: resource.facts.subresource("status").is_some(),
         scale: resource.facts.subresource("scale").is_some(),
     })
