@@ -10,6 +10,7 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::Client;
 use mycelium_api::quantity::Quantity as Amount;
 use serde_json::Value;
@@ -304,8 +305,9 @@ impl Meter<'_> {
         let what = format!("{metric_name}.external.metrics.k8s.io");
         let list = self.get(&path, &what).await.map_err(|why| {
             format!(
-                "unable to get external metric {}/{metric_name}/{labels}: unable to fetch metrics from external metrics API: {why}",
-                self.scaled.namespace
+                "unable to get external metric {}/{metric_name}/{}: unable to fetch metrics from external metrics API: {why}",
+                self.scaled.namespace,
+                shown(source.metric.selector.as_ref())
             )
         })?;
         let items = list["items"].as_array().filter(|items| !items.is_empty());
@@ -314,13 +316,31 @@ impl Meter<'_> {
         let (answer, current) = self.whole(value, &source.target)?;
         let status = ExternalMetricStatus { metric: source.metric.clone(), current };
         Ok((
-            Proposal { replicas: answer.replicas, name: format!("external metric {metric_name}") },
+            Proposal {
+                replicas: answer.replicas,
+                name: format!("external metric {metric_name}({})", shown(source.metric.selector.as_ref())),
+            },
             MetricStatus { type_: "External".into(), external: Some(status), ..MetricStatus::default() },
         ))
     }
 }
 
-fn selector_text(selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector) -> String {
+/// A selector as Kubernetes' messages have it.
+fn shown(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels: String =
+        selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},")).collect();
+    let requirement = |held: &LabelSelectorRequirement| {
+        let values = held.values.clone().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", held.key, held.operator)
+    };
+    let expressions: String = selector.match_expressions.iter().flatten().map(requirement).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
+fn selector_text(selector: &LabelSelector) -> String {
     let value = serde_json::to_value(selector).unwrap_or_default();
     mycelium_api::selector::Selector::from_value(&value).map(|selector| selector.to_string()).unwrap_or_default()
 }

@@ -43,6 +43,11 @@ fn virtual_env() -> Env {
 
 impl Cluster {
     pub async fn start() -> Self {
+        Self::start_through(|client| client).await
+    }
+
+    /// The same with something between the controllers and the API server.
+    pub async fn start_through(wrap: impl FnOnce(Client) -> Client) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = virtual_env();
         let options = StoreOptions { writer: Writer::Task, ..StoreOptions::default() };
@@ -52,7 +57,11 @@ impl Cluster {
         server.bootstrap().await.unwrap();
         let client = || Client::new(server.client_service(Identity::internal("test")), "default");
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(client(), env.clone(), Options { root_ca: Some("certificate".into()), ..Options::default() }));
+        tasks.spawn(run(
+            wrap(client()),
+            env.clone(),
+            Options { root_ca: Some("certificate".into()), ..Options::default() },
+        ));
         Self { client: client(), tasks, env, _directory: directory }
     }
 
