@@ -45,9 +45,9 @@ pub async fn fleet(binary: &Path, report: &mut Report) -> Result<()> {
     let joining = Instant::now();
     join(&client).await?;
     eprintln!("  {NODES} nodes ready after {:.1} s", joining.elapsed().as_secs_f64());
-    let _beats = Task(tokio::spawn(renew(wire.http2().await?)));
     let progress = Arc::new(Mutex::new(Progress::default()));
     let mut watching = tokio::task::JoinSet::new();
+    watching.spawn(renew(wire.http2().await?));
     watching.spawn(kubelets(wire.http2().await?, progress.clone()));
     watching.spawn(slices(wire.http2().await?, progress.clone()));
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -65,7 +65,7 @@ pub async fn fleet(binary: &Path, report: &mut Report) -> Result<()> {
         }
         if let Some(ended) = watching.try_join_next() {
             ended??;
-            bail!("a watch has ended");
+            bail!("a fake kubelet has ended");
         }
         let seen = lock(&progress).clone();
         if seen.ready.0 >= PODS {
@@ -125,15 +125,6 @@ fn up(count: &mut (usize, Option<Instant>)) {
     *count = (count.0 + 1, Some(Instant::now()));
 }
 
-/// Ends with its owner.
-struct Task(tokio::task::JoinHandle<Result<()>>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// Nodes with leases, ready and without taints; and no more pods on the real one.
 async fn join(client: &Http2) -> Result<()> {
     client.call(Method::PATCH, &format!("/api/v1/nodes/{NODE}"), MERGE, r#"{"spec":{"unschedulable":true}}"#).await?;
@@ -168,7 +159,7 @@ async fn renew(client: Http2) -> Result<()> {
             let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node_name(number));
             async move { client.call(Method::PATCH, &path, MERGE, body).await.map(drop) }
         };
-        futures::stream::iter((0..NODES).map(renew)).buffer_unordered(2).try_collect::<()>().await?;
+        futures::stream::iter((0..NODES).map(renew)).buffer_unordered(16).try_collect::<()>().await?;
     }
 }
 

@@ -5,11 +5,13 @@ pub mod mirror;
 mod pods;
 pub mod slices;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::time::Instant;
 
 use crate::cache::{Cache, Change, Key};
 use crate::context::Context;
@@ -21,6 +23,12 @@ use crate::write::{Delete, Error, Part};
 const WORKERS: usize = 8;
 /// When to look again after acting was put off because the cache lags.
 const STALE: Duration = Duration::from_millis(100);
+/// A Service of several slices is left alone for so many times as long as its endpoints took to write, and what changes
+/// meanwhile is written together: each look costs all of its pods, and a thousand may become ready one by one.
+const REST: u32 = 8;
+const REST_MOST: Duration = Duration::from_secs(1);
+/// What took less is not worth a rest.
+const REST_LEAST: Duration = Duration::from_millis(40);
 
 /// Subscribes to what endpoints depend on, and returns the controller's work.
 pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
@@ -37,7 +45,8 @@ pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
     let context = context.clone();
     async move {
         context.caches.synced().await;
-        let work = |key| reconcile(context.clone(), key);
+        let rests = Rests::default();
+        let work = |key| paced(context.clone(), key, rests.clone());
         queue.work("endpointslice-controller", WORKERS, || services.keys(), work).await;
     }
 }
@@ -78,6 +87,43 @@ fn selector(service: &Service) -> Option<Matcher> {
     let spec = service.spec.as_ref()?;
     let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
     (spec.type_.as_deref() != Some("ExternalName")).then(|| Matcher::exact(selector))
+}
+
+/// Until when each Service is left alone.
+#[derive(Clone, Default)]
+struct Rests(Arc<Mutex<BTreeMap<Key, Instant>>>);
+
+impl Rests {
+    /// How long the Service is still to be left alone.
+    fn left(&self, key: &Key, now: Instant) -> Option<Duration> {
+        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = rests.get(key)?.saturating_duration_since(now);
+        if left.is_zero() {
+            rests.remove(key);
+        }
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn begin(&self, key: Key, took: Duration, now: Instant) {
+        let rest = (took * REST).min(REST_MOST);
+        if rest >= REST_LEAST {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, now + rest);
+        }
+    }
+}
+
+/// Reconciles a Service, unless it rests.
+async fn paced(context: Context, key: Key, rests: Rests) -> Result<Option<Duration>, Error> {
+    let begun = Instant::now();
+    if let Some(left) = rests.left(&key, begun) {
+        return Ok(Some(left));
+    }
+    let result = reconcile(context.clone(), key.clone()).await;
+    if context.caches.endpoint_slices.by_index(&format!("service:{key}")).len() > 1 {
+        let now = Instant::now();
+        rests.begin(key, now - begun, now);
+    }
+    result
 }
 
 async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error> {
@@ -165,4 +211,24 @@ async fn delete_endpoints(context: &Context, key: &Key) -> Result<(), Error> {
         return Ok(());
     }
     context.writer.delete(cache, held.as_ref(), Delete::default()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_took_long_is_left_alone_for_a_while() {
+        let (rests, key, now) = (Rests::default(), Key::new("ns", "big"), Instant::now());
+        rests.begin(key.clone(), Duration::from_millis(2), now);
+        assert_eq!(rests.left(&key, now), None, "what is small is written at once");
+        rests.begin(key.clone(), Duration::from_millis(50), now);
+        assert_eq!(rests.left(&key, now), Some(Duration::from_millis(400)));
+        assert_eq!(rests.left(&Key::new("ns", "other"), now), None);
+        assert_eq!(rests.left(&key, now + Duration::from_millis(400)), None);
+        rests.begin(key.clone(), Duration::from_secs(9), now);
+        assert_eq!(rests.left(&key, now), Some(REST_MOST));
+        assert_eq!(rests.left(&key, now + REST_MOST), None);
+        assert!(rests.0.lock().expect("not poisoned").is_empty(), "nothing is kept of what is over");
+    }
 }
