@@ -108,7 +108,7 @@ async fn a_queue_outside_scales_without_flapping() {
     let swinging = |step: u32| queue.store(if step % 8 < 4 { 40 } else { 15 }, Ordering::Relaxed);
     assert_eq!(sizes(&cluster, Duration::from_secs(900), swinging).await, [4]);
     // A little more or less is no reason either.
-    let trembling = |step: u32| queue.store(if step % 2 == 0 { 37 } else { 43 }, Ordering::Relaxed);
+    let trembling = |step: u32| queue.store(if step.is_multiple_of(2) { 37 } else { 43 }, Ordering::Relaxed);
     assert_eq!(sizes(&cluster, Duration::from_secs(300), trembling).await, [4]);
 
     // Quiet: down when five minutes have passed, once.

@@ -9,7 +9,7 @@ use crate::support::{Engine, command, eventually, run};
 const GROWTH_MAX_KIB: u64 = 128 << 10;
 const WATCHES: usize = 10;
 /// So many writes, of about 20 kB each: several hundred MiB if they were kept for each watch.
-const WRITES: u64 = 5000;
+const WRITES: u64 = 3000;
 
 const PEOPLE: &str = r#"
 apiVersion: v1
