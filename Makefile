@@ -6,10 +6,10 @@ TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
 export TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mycelium/bin
 export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help run build test rehearse vm-check vm-demo chaos lint bench sim fuzz clean setup
+.PHONY: help run build test conformance rehearse vm-check vm-demo chaos lint bench sim fuzz clean setup
 
 help: ## Show the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: ## Install the packages that building and running need
 	@scripts/setup.sh run
@@ -25,6 +25,11 @@ test: ## Run every test
 	@scripts/setup.sh test
 	cargo build --locked --workspace
 	cargo test --locked --workspace --no-fail-fast
+
+conformance: ## Build the conformance tests of Kubernetes 1.35 from the Go module proxy and run them (FOCUS=sig-apps SKIP=... PROCS=2)
+	@scripts/setup.sh test
+	cargo build --release --locked -p mycelium
+	@scripts/conformance.sh $(TARGET)/release
 
 rehearse: ## make run and make test from a clean clone on a new Debian root file system with only Rust (VERBS="run test")
 	@scripts/setup.sh test

@@ -8,10 +8,8 @@ set -euo pipefail
 folder=${1:?folder}
 shift
 version=v1.35.1
-go_version=go1.25.5
-go_sha256_amd64=8cea6783dab64d68b38f5b81ecd38d45155a3c06638991acc6af19e0fca80edb
-go_sha256_arm64=4d31d22f75fed99025f7b082319eabeb74106d11e343fc203b336ba2afdeb3a1
 here=$(cd "$(dirname "$0")" && pwd)
+source "$here/go.sh"
 
 case $(uname -m) in
   x86_64) arch=amd64 ;;
@@ -33,25 +31,10 @@ download() {
   echo "$(cat "$work/kubectl.sha256")  $work/bin/kubectl" | sha256sum --check --quiet
 }
 
-# A Go toolchain: the one in PATH if it is new enough, else the one the module proxy has, checked against its pinned sum.
-toolchain() {
-  if command -v go >/dev/null && [[ $(go env GOVERSION) =~ ^go1\.([0-9]+) && ${BASH_REMATCH[1]} -ge 25 ]]; then
-    command -v go
-    return
-  fi
-  local sum=go_sha256_$arch name=golang.org/toolchain@v0.0.1-$go_version.linux-$arch
-  curl -fsSL -o "$work/go.zip" "https://proxy.golang.org/golang.org/toolchain/@v/v0.0.1-$go_version.linux-$arch.zip"
-  echo "${!sum}  $work/go.zip" | sha256sum --check --quiet >&2
-  busybox unzip -q "$work/go.zip" -d "$work" >&2
-  rm "$work/go.zip"
-  chmod -R u+x "$work/$name/bin" "$work/$name/pkg/tool"
-  echo "$work/$name/bin/go"
-}
-
 # Builds packages of scripts/go at once: they share most of what they are made of.
 build() {
   local go
-  go=$(toolchain)
+  go=$(go_toolchain "$work" "$arch")
   echo "tools: building $* with $go" >&2
   # Modules and build cache are dropped with the work folder: only the programs are kept.
   (cd "$here/go" && GOTOOLCHAIN=local GOFLAGS=-modcacherw GOPATH=$work/go GOCACHE=$work/cache CGO_ENABLED=0 \

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mycelium_apimachinery::openapi::{Custom, v2_protobuf, v3_document, v3_index};
+use mycelium_apimachinery::openapi::{Custom, v2_json, v2_protobuf, v3_document, v3_index};
 use mycelium_apimachinery::schema::{resources, types};
 use serde_json::{Value, json};
 
@@ -148,6 +148,9 @@ fn custom_resources_are_in_both_versions() {
     let properties = named(sub(one(spec, 25), 1));
     // A nullable value has no type in version 2.
     assert_eq!((one(one(properties["size"], 22), 1), properties["any"].len()), (b"integer".as_slice(), 0));
+    let loose = br#"{"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"spec": {}}}"#;
+    let loose = v2_json(&[Custom { schema: Some(loose), ..customs[0].clone() }])["definitions"][name].clone();
+    assert_eq!((&loose["type"], loose.get("properties")), (&json!("object"), None), "everything is let through");
     for broken in ["1", r#"{"properties": "none"}"#, "not JSON"] {
         let customs = [Custom { schema: Some(broken.as_bytes()), ..customs[0].clone() }];
         assert!(v3_document("stable.example.com", "v1", &customs).is_some());

@@ -66,6 +66,9 @@ fn identity(claims: &Claims) -> Identity {
     }
     if let Some(node) = &bound.node {
         add("node-name", &node.name);
+        if !node.uid.is_empty() {
+            add("node-uid", &node.uid);
+        }
     }
     who
 }

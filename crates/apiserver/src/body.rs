@@ -47,9 +47,14 @@ where
 
 /// Reads a whole body, up to [`MAX_BODY_BYTES`].
 pub fn read(body: Body) -> BoxFuture<'static, Result<Bytes, ApiError>> {
-    Box::pin(Limited::new(body, MAX_BODY_BYTES).collect().map(|read| match read {
+    read_up_to(body, MAX_BODY_BYTES)
+}
+
+/// Reads a whole body that is not larger than `max` bytes.
+pub fn read_up_to(body: Body, max: usize) -> BoxFuture<'static, Result<Bytes, ApiError>> {
+    Box::pin(Limited::new(body, max).collect().map(move |read| match read {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(format!("limit is {MAX_BODY_BYTES}"))),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(format!("limit is {max}"))),
         Err(error) => Err(ApiError::BadRequest(format!("unable to read the request body: {error}"))),
     }))
 }

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use mycelium_api::storage;
 use serde_json::{Value, json};
 
+use crate::aggregation;
 use crate::answer::Warnings;
 use crate::auth::{Identity, roles};
 use crate::error::ApiError;
@@ -39,6 +40,11 @@ async fn create_missing(server: Arc<Inner>) -> Result<(), ApiError> {
     let all = namespaces.chain(roles).chain(bindings).chain(classes).chain(range).chain(storage);
     let writes: Vec<_> = all.map(|(group, resource, object)| ensure(server.clone(), group, resource, object)).collect();
     futures::future::join_all(writes).await.into_iter().collect::<Result<(), ApiError>>()?;
+    // These lie in a namespace that was made just now.
+    for (group, resource, object) in authentication() {
+        ensure(server.clone(), group, resource, object).await?;
+    }
+    aggregation::publish(&server).await?;
     roles::aggregate(&server).await;
     Ok(())
 }
@@ -52,8 +58,9 @@ async fn ensure(
     let server = &server;
     let table = server.table();
     let resource = table.get(group, "v1", name).ok_or(ApiError::NoSuchPath)?;
-    let object_name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if let Some(entry) = server.store.get(&resource.key("", object_name)) {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let namespace = text("namespace").to_owned();
+    if let Some(entry) = server.store.get(&resource.key(&namespace, text("name"))) {
         return match name {
             "clusterroles" => roles::reconcile(server, &entry, &object).await,
             _ => Ok(()),
@@ -62,8 +69,13 @@ async fn ensure(
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind());
     let who = Identity::internal("system:apiserver");
-    let path =
-        ResourcePath { group: group.into(), version: "v1".into(), resource: name.into(), ..ResourcePath::default() };
+    let path = ResourcePath {
+        group: group.into(),
+        version: "v1".into(),
+        resource: name.into(),
+        namespace,
+        ..ResourcePath::default()
+    };
     let (query, headers, warnings) = (Query::default(), HeaderMap::new(), Warnings::default());
     let (query, headers, warnings, accept) = (&query, &headers, &warnings, Accept::JSON);
     let cx = Context { server, who: &who, resource, path: &path, query, headers, accept, warnings, notes: None };
@@ -77,6 +89,14 @@ async fn ensure(
         Ok(_) | Err(ApiError::AlreadyExists(_)) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Where extension servers learn whom to believe, and the role that lets them read it.
+fn authentication() -> [(&'static str, &'static str, Value); 2] {
+    const NAME: &str = "extension-apiserver-authentication";
+    let rule = json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get", "list", "watch"]});
+    let reader = json!({"metadata": {"name": format!("{NAME}-reader"), "namespace": "kube-system"}, "rules": [rule]});
+    [("", "configmaps", json!({"metadata": {"name": NAME, "namespace": "kube-system"}})), (RBAC, "roles", reader)]
 }
 
 fn priority_classes() -> Vec<Value> {

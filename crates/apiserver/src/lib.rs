@@ -13,6 +13,7 @@
 //! | [`resources`], [`discovery`], [`openapi`] | what there is |
 //! | [`custom`] | custom resources |
 //! | [`dynamic`] | webhooks and admission policies |
+//! | [`aggregation`] | API versions that others serve |
 //! | [`read`] | get, list, watch, tables |
 //! | [`write`] | create, update, patch, delete, admission, allocation |
 //! | [`fairness`] | who is served next |
@@ -20,8 +21,10 @@
 //! | [`sealing`] | Secrets at rest |
 //! | [`quota`] | what namespaces may use |
 //! | [`review`], [`streams`], [`proxy`] | what is answered without the store |
+//! | `outbound` | requests that the server sends on |
 //! | [`error`], [`answer`], [`body`], [`codec`], [`compress`], [`protobuf`], [`metrics`] | tools |
 
+pub mod aggregation;
 pub mod answer;
 pub mod audit;
 pub mod auth;
@@ -39,6 +42,7 @@ pub mod measured;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
+mod outbound;
 pub mod pki;
 pub mod protobuf;
 pub mod proxy;

@@ -1,4 +1,4 @@
-//! OpenAPI documents: v2 as protobuf, which is what kubectl asks for, and v3 as JSON.
+//! OpenAPI documents: v2 as JSON and as protobuf, which is what kubectl asks for, and v3 as JSON.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use mycelium_apimachinery::openapi;
@@ -10,20 +10,29 @@ use crate::error::ApiError;
 use crate::resources::Table;
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-const V2_ACCEPTED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_ACCEPTED: &str = "application/json, application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// The v2 document. It exists as protobuf only.
+/// The v2 document, in the form that the client accepts: JSON unless it asks for protobuf only.
 pub fn v2(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let accepts = |value: &http::HeaderValue| {
-        let text = value.to_str().unwrap_or_default();
-        text.contains("proto-openapi.spec.v2") || text.contains("*/*")
-    };
-    let asked = headers.contains_key(header::ACCEPT);
-    if asked && !headers.get_all(header::ACCEPT).iter().any(accepts) {
+    let accepted: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let names = |what: &str| accepted.iter().any(|value| value.contains(what));
+    let (media, document) = if names("proto-openapi.spec.v2") {
+        (V2_PROTOBUF, table.openapi_v2.get_or_init(|| openapi::v2_protobuf(&customs(table)).into()))
+    } else if accepted.is_empty() || names("json") || names("*/*") {
+        let make = || openapi::v2_json(&customs(table)).to_string().into();
+        ("application/json", table.openapi_v2_json.get_or_init(make))
+    } else {
         return Err(ApiError::NotAcceptable(V2_ACCEPTED));
+    };
+    let tag = format!("\"{:016X}\"", openapi::hash(document));
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        return Ok(answer::with_type(StatusCode::NOT_MODIFIED, media, body::empty()));
     }
-    let document = table.openapi_v2.get_or_init(|| openapi::v2_protobuf(&customs(table)).into()).clone();
-    Ok(answer::with_type(StatusCode::OK, V2_PROTOBUF, body::full(document)))
+    let mut response = answer::with_type(StatusCode::OK, media, body::full(document.clone()));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
 }
 
 fn customs(table: &Table) -> Vec<openapi::Custom<'_>> {

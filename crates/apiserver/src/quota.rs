@@ -199,11 +199,18 @@ fn apply(store: &Store, namespace: &str, op: &Op, accounts: &mut [Account], limi
 fn opened(store: &Store, namespace: &str, key: &str, mut quota: Value) -> Value {
     let hard = quota::hard(&quota);
     let before = store.get(key).and_then(|entry| codec::parse_entry(&entry).ok());
-    let same_spec = before.is_some_and(|before| before["spec"] == quota["spec"]);
+    let same_spec = before.as_ref().is_some_and(|before| before["spec"] == quota["spec"]);
     if same_spec && quota["status"]["hard"].is_object() {
         return quota;
     }
-    let used = count(store, namespace, &quota);
+    let mut used = count(store, namespace, &quota);
+    // A new quota is not in the store yet, and may be among what it counts.
+    let own = Counted { group: "", resource: "resourcequotas" };
+    for (name, amount) in quota::mask(&hard, &quota::usage(own, &quota)) {
+        if before.is_none() && own.uses(&name) {
+            *used.entry(name).or_default() += amount;
+        }
+    }
     quota::set_status(&mut quota, &hard, &used);
     quota
 }

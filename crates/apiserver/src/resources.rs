@@ -154,8 +154,8 @@ impl Resource {
 
     /// Whether requests see the stored bytes as they are.
     pub fn is_storage_version(&self) -> bool {
-        let mixed = self.custom.as_ref().is_some_and(|custom| custom.mixed);
-        self.storage_version == self.version() && self.group() != "events.k8s.io" && !mixed
+        let made_over = self.custom.as_ref().is_some_and(|custom| custom.mixed || custom.late_defaults);
+        self.storage_version == self.version() && self.group() != "events.k8s.io" && !made_over
     }
 
     /// Whether this is the core resource `name`.
@@ -204,8 +204,10 @@ pub struct Table {
     customs: Vec<Arc<Resource>>,
     /// Aggregated discovery of the named groups and of the core group, once somebody asked.
     pub(crate) aggregated: [OnceLock<Bytes>; 2],
-    /// The OpenAPI v2 document, once somebody asked.
+    /// The OpenAPI v2 document as protobuf, once somebody asked.
     pub(crate) openapi_v2: OnceLock<Bytes>,
+    /// The same as JSON.
+    pub(crate) openapi_v2_json: OnceLock<Bytes>,
 }
 
 impl Table {
@@ -234,7 +236,13 @@ impl Table {
             // A definition never replaces what is built in.
             names.entry(resource.name()).or_insert(resource);
         }
-        Self { groups, customs, aggregated: Default::default(), openapi_v2: OnceLock::new() }
+        Self {
+            groups,
+            customs,
+            aggregated: Default::default(),
+            openapi_v2: OnceLock::new(),
+            openapi_v2_json: OnceLock::new(),
+        }
     }
 
     /// The resource a path names.
@@ -245,6 +253,11 @@ impl Table {
     /// Every resource in every version.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.groups.values().flat_map(|versions| versions.values()).flat_map(|names| names.values())
+    }
+
+    /// Whether there is anything of a group and version.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.groups.get(group).is_some_and(|versions| versions.contains_key(version))
     }
 
     /// The resources of definitions, and those that are only answered.

@@ -11,6 +11,7 @@ use crate::authn;
 use crate::body::Body;
 use crate::codec;
 use crate::error::{ApiError, Subject};
+use crate::media::Shape;
 use crate::read::shape;
 use crate::route::Context;
 use crate::write::decode::{self, Expected};
@@ -25,6 +26,10 @@ const LONGEST_TOKEN_SECONDS: i64 = 1 << 32;
 pub async fn create(cx: &Context<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
     if cx.resource.is_core("bindings") {
         return pods::bind_named(cx, body).await;
+    }
+    // Kubernetes has no columns for these.
+    if cx.accept.shape == Shape::Table && cx.resource.name() != "selfsubjectreviews" {
+        return Err(ApiError::NotAcceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"));
     }
     let options = WriteOptions::parse(cx, "CreateOptions")?;
     let (mut review, _) = decode::object(cx, body, &Expected::of(cx), options.validation)?;

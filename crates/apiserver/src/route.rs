@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::aggregation::Extension;
 use crate::answer::{self as reply, Notes, Warnings};
 use crate::audit::Trail;
 use crate::auth::Identity;
@@ -16,7 +17,9 @@ use crate::media::Accept;
 use crate::request::{self, Query, ResourcePath};
 use crate::resources::Resource;
 use crate::server::Inner;
-use crate::{authn, compress, discovery, dynamic, measured, openapi, read, review, snapshot, streams, write};
+use crate::{
+    aggregation, authn, compress, discovery, dynamic, measured, openapi, read, review, snapshot, streams, write,
+};
 
 /// A request about a resource, as its handler sees it.
 pub struct Context<'a> {
@@ -94,7 +97,7 @@ async fn answer(
         if request.uri().path() == snapshot::PATH && *request.method() == Method::GET {
             return authorized_copy(server, &who).await;
         }
-        return other(server, &request, &who);
+        return elsewhere(server, request, &who).await;
     };
     let query = Query::parse(request.uri().query());
     let watch = path.watch || query.flag("watch");
@@ -107,6 +110,9 @@ async fn answer(
     }
     if path.group == measured::custom::GROUP && verb == "get" {
         return measured::custom::get(server, &path, &query).await;
+    }
+    if let Some(extension) = aggregation::of_path(server, request.uri().path()) {
+        return aggregation::forward(server, &extension, request, &who).await;
     }
     let table = server.table();
     let resource = table.get(&path.group, &path.version, &path.resource).ok_or(ApiError::NoSuchPath)?;
@@ -185,6 +191,10 @@ fn verb_of(method: &Method, path: &ResourcePath, watch: bool) -> Result<&'static
     if matches!(path.subresource.as_str(), "exec" | "attach" | "portforward") && method == Method::GET {
         return Ok("get");
     }
+    // A proxy passes every method on; Kubernetes has no verb for this one, and roles grant reading.
+    if path.subresource == "proxy" && method == Method::OPTIONS {
+        return Ok("get");
+    }
     request::verb(method, path, watch && path.subresource.is_empty()).ok_or(ApiError::MethodNotAllowed)
 }
 
@@ -221,6 +231,62 @@ pub fn authorize(server: &Inner, who: &Identity, want: &Attributes) -> Result<()
         None => Subject::new(&want.group, &want.resource, &want.name),
     };
     Err(ApiError::forbidden(subject, want.refusal(&who.user)))
+}
+
+/// What is about no resource, perhaps of somebody else's API.
+fn elsewhere<'a>(
+    server: &'a Arc<Inner>,
+    request: Request<Body>,
+    who: &'a Identity,
+) -> BoxFuture<'a, Result<Response<Body>, ApiError>> {
+    Box::pin(async move {
+        let path = request.uri().path().trim_end_matches('/').to_owned();
+        if let Some(extension) = aggregation::of_path(server, &path) {
+            let verb = request.method().as_str().to_ascii_lowercase();
+            authorize(server, who, &Attributes { verb, path: Some(path), ..Attributes::default() })?;
+            return aggregation::forward(server, &extension, request, who).await;
+        }
+        let answer = other(server, &request, who);
+        drop(request);
+        let of_group = path.strip_prefix("/apis/").is_some_and(|group| !group.contains('/'));
+        let extensions = match of_group || matches!(path.as_str(), "/apis" | "/openapi/v3") {
+            true => aggregation::all(server),
+            false => Vec::new(),
+        };
+        if extensions.is_empty() { answer } else { with_extensions(server, path, answer, extensions).await }
+    })
+}
+
+/// Adds to a document of discovery what others serve.
+fn with_extensions(
+    server: &Arc<Inner>,
+    path: String,
+    answer: Result<Response<Body>, ApiError>,
+    extensions: Vec<Extension>,
+) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
+    use aggregation::discovery;
+    Box::pin(async move {
+        let (parts, body) = match answer {
+            Ok(answer) => answer.into_parts(),
+            Err(ApiError::NoSuchPath) => {
+                let group = discovery::group(&extensions, path.trim_start_matches("/apis/"));
+                return group.map(|group| reply::json(StatusCode::OK, &group)).ok_or(ApiError::NoSuchPath);
+            }
+            Err(error) => return Err(error),
+        };
+        let bytes = crate::body::read(body).await?;
+        let mut document: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+        match path.as_str() {
+            "/openapi/v3" => discovery::add_openapi(&mut document, &extensions),
+            "/apis" if document["items"].is_array() => {
+                let lists = aggregation::resources(server, &extensions).await;
+                discovery::add_aggregated(&mut document, &extensions, &lists);
+            }
+            "/apis" => discovery::add_groups(&mut document, &extensions),
+            _ => return Ok(Response::from_parts(parts, crate::body::full(bytes))),
+        }
+        Ok(Response::from_parts(parts, crate::body::full(document.to_string())))
+    })
 }
 
 const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];

@@ -32,7 +32,7 @@ use crate::quota::{self, ChargeError, Limits, Quotas};
 use crate::read::filter::Parsed;
 use crate::resources::{Table, Tables};
 use crate::write::expiry::Expiry;
-use crate::{bootstrap, custom, route};
+use crate::{aggregation, bootstrap, custom, route};
 
 const CLUSTER_ROLES: &str = "/registry/rbac.authorization.k8s.io/clusterroles/";
 
@@ -79,6 +79,7 @@ pub struct Inner {
     pub(crate) pki: Pki,
     pub(crate) tokens: Tokens,
     pub(crate) tables: Tables,
+    pub(crate) extensions: aggregation::Lists,
     pub(crate) rbac: rbac::Cache,
     pub(crate) parsed: Parsed,
     pub(crate) metrics: Metrics,
@@ -168,6 +169,7 @@ impl ApiServer {
                 pki: config.pki,
                 tokens,
                 tables: Tables::default(),
+                extensions: aggregation::Lists::default(),
                 rbac: rbac::Cache::default(),
                 parsed: Parsed::default(),
                 metrics: Metrics::default(),

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{local, start};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const DEFINITION: &str = "
 apiVersion: apiextensions.k8s.io/v1
@@ -93,4 +93,30 @@ async fn objects_follow_their_schema() {
         .await
         .expect(200);
     api.get(path).await.expect(404);
+}
+
+#[tokio::test]
+async fn what_is_read_has_defaults_that_came_after_it() {
+    let api = local().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    api.send("POST", definitions, "application/yaml", DEFINITION).await.expect(201);
+    let path = "/apis/forest.example.com/v1/namespaces/default/mushrooms";
+    api.post(path, &json!({"metadata": {"name": "a"}, "spec": {"caps": 1}})).await.expect(201);
+    let before = api.get(&format!("{path}/a")).await.expect(200);
+    let gills = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/gills";
+    let add = json!([{"op": "add", "path": gills, "value": {"type": "string", "default": "white"}}]);
+    api.patch(&format!("{definitions}/mushrooms.forest.example.com"), "json", &add).await.expect(200);
+
+    let mut expected = before.clone();
+    expected["spec"]["gills"] = json!("white");
+    assert_eq!(api.get(&format!("{path}/a")).await.expect(200), expected);
+    assert_eq!(api.get(path).await.expect(200)["items"][0], expected);
+    let watched = api.get(&format!("{path}?watch=true&timeoutSeconds=1")).await.text();
+    let event: Value = serde_json::from_str(watched.lines().next().expect("an event")).expect("JSON");
+    assert_eq!(event["object"], expected);
+    // What nobody changed is not written, and what somebody changes is written with all of it.
+    let same = api.put(&format!("{path}/a"), &expected).await.expect(200);
+    assert_eq!(same, expected);
+    let changed = api.patch(&format!("{path}/a"), "merge", &json!({"spec": {"caps": 2}})).await.expect(200);
+    assert_eq!((&changed["spec"]["gills"], &changed["metadata"]["generation"]), (&json!("white"), &json!(2)));
 }

@@ -276,15 +276,19 @@ async fn a_webhook_converts_between_versions() {
         json!({"name": name, "served": true, "storage": storage,
         "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": spec}}}}})
     };
+    let mut second =
+        version("v2", false, json!({"size": {"type": "object", "properties": {"height": {"type": "integer"}}}}));
+    second["selectableFields"] = json!([{"jsonPath": ".spec.size.height"}]);
     let definition = json!({"metadata": {"name": "trees.forest.example.com"}, "spec": {"group": "forest.example.com",
         "scope": "Namespaced", "names": {"plural": "trees", "kind": "Tree"},
         "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig":
             {"url": format!("https://localhost:{}/convert", hooks.port), "caBundle": hooks.bundle}}},
-        "versions": [version("v1", true, json!({"height": {"type": "integer", "maximum": 100}})),
-            version("v2", false, json!({"size": {"type": "object", "properties": {"height": {"type": "integer"}}}}))]}});
+        "versions": [version("v1", true, json!({"height": {"type": "integer", "maximum": 100}})), second]}});
     api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
     let path = |version: &str| format!("/apis/forest.example.com/{version}/namespaces/default/trees");
     let mut watch = api.open_watch(&format!("{}?watch=1&resourceVersion=0", path("v2"))).await;
+    let of_height = |height: u32| format!("{}?fieldSelector=spec.size.height%3D{height}", path("v2"));
+    let mut selective = api.open_watch(&format!("{}&watch=1&resourceVersion=0", of_height(3))).await;
     let made =
         api.post(&path("v2"), &json!({"metadata": {"name": "a"}, "spec": {"size": {"height": 3}}})).await.expect(201);
     assert_eq!(
@@ -299,6 +303,14 @@ async fn a_webhook_converts_between_versions() {
     assert_eq!((&changed["spec"], &changed["metadata"]["generation"]), (&change["spec"], &json!(2)));
     assert_eq!(api.get(&path("v1")).await.expect(200)["items"][0]["spec"], json!({"height": 5}));
     assert_eq!(api.get(&path("v2")).await.expect(200)["items"][0]["spec"], change["spec"]);
+    // Fields are selected by in the version that is asked for, of which nothing is stored.
+    for (height, count) in [(3, 0), (5, 1)] {
+        assert_eq!(api.get(&of_height(height)).await.expect(200)["items"].as_array().map(Vec::len), Some(count));
+    }
+    for kind in ["ADDED", "DELETED"] {
+        let seen = selective.next().await.expect("an event");
+        assert_eq!((&seen["type"], &seen["object"]["spec"]), (&json!(kind), &json!({"size": {"height": 3}})));
+    }
     api.delete(&format!("{}/a", path("v2"))).await.expect(200);
     assert_eq!(watch.next().await.expect("an event")["type"], "MODIFIED");
     assert_eq!(watch.next().await.expect("an event")["object"]["spec"], change["spec"]);

@@ -116,3 +116,11 @@ async fn racing_writers_never_exceed_a_quota() {
     assert_eq!(used(&api, "q", "count/configmaps").await, left.to_string());
     assert_eq!(used(&api, "q", "configmaps").await, left.to_string());
 }
+
+#[tokio::test]
+async fn a_quota_counts_itself() {
+    let api = local().await;
+    quota(&api, "own", json!({"hard": {"resourcequotas": "3", "count/resourcequotas": "3"}})).await;
+    assert_eq!(used(&api, "own", "resourcequotas").await, "1");
+    assert_eq!(used(&api, "own", "count/resourcequotas").await, "1");
+}

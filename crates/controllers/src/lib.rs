@@ -4,6 +4,7 @@
 //! function of what it sees and the time, and does it through the API ([`write`]). None knows whether the API server is
 //! in the same process.
 
+pub mod aggregation;
 pub mod autoscaler;
 pub mod cache;
 pub mod certificates;
@@ -90,6 +91,7 @@ pub async fn run(client: Client, env: Env, options: Options) {
     tasks.spawn(node_lifecycle::start(&context, options.node_grace));
     tasks.spawn(pod_gc::start(&context));
     tasks.spawn(volumes::start(&context));
+    tasks.spawn(aggregation::start(&context));
     tasks.spawn(volumes::ephemeral::start(&context));
     context.caches.start(&client, &mut tasks);
     while let Some(ended) = tasks.join_next().await {

@@ -1,4 +1,6 @@
 //! List, then watch from where the list ended, for ever: the one way in which objects come in.
+//!
+//! An object that cannot be read is told of and passed over: it must not keep the others from coming in.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 /// A watch that is older than this is taken for dead. The server ends it after 290 s.
 const WATCH_LIMIT: Duration = Duration::from_secs(310);
@@ -50,12 +53,11 @@ pub struct Source<T> {
 
 /// A list as it comes over the wire: only what matters here.
 #[derive(Deserialize)]
-#[serde(bound = "T: DeserializeOwned")]
-struct Page<T> {
+struct Page {
     #[serde(default)]
     metadata: PageMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    #[serde(default)]
+    items: Vec<Box<RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -92,17 +94,24 @@ impl<T: Item> Source<T> {
         loop {
             let list =
                 if self.metadata_only { self.request.list_metadata(&params) } else { self.request.list(&params) };
-            let page: Page<T> = self.client.request(list.map_err(kube::Error::BuildRequest)?).await?;
+            let page: Page = self.client.request(list.map_err(kube::Error::BuildRequest)?).await?;
             at = at.or_else(|| page.metadata.resource_version.parse().ok());
-            items.extend(page.items.into_iter().map(|mut item| {
-                item.slim();
-                item
-            }));
+            items.extend(page.items.iter().filter_map(|item| self.read(item)));
             match page.metadata.token.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok((items, at.unwrap_or(0))),
             }
         }
+    }
+
+    fn read(&self, item: &RawValue) -> Option<T> {
+        let mut item: T = serde_json::from_str(item.get()).map_err(|error| self.passed_over(&error)).ok()?;
+        item.slim();
+        Some(item)
+    }
+
+    fn passed_over(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(url = self.request.url_path, %error, "an object cannot be read and is passed over");
     }
 
     async fn open(&self, from: u64) -> Result<impl Stream<Item = Result<WatchEvent<T>, kube::Error>> + use<T>, End> {
@@ -160,7 +169,14 @@ impl<T: Item> Source<T> {
         let opening = tokio::time::timeout_at(deadline, self.open(*at)).await;
         let mut events = std::pin::pin!(opening.map_err(|_| End::Failed("no answer".into()))??);
         while let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.next()).await {
-            match event? {
+            let event = match event {
+                Err(error) if is_unreadable(&error) => {
+                    self.passed_over(&error);
+                    continue;
+                }
+                event => event?,
+            };
+            match event {
                 WatchEvent::Added(mut item) | WatchEvent::Modified(mut item) => {
                     item.slim();
                     *at = (*at).max(item.revision());
@@ -181,7 +197,91 @@ impl<T: Item> Source<T> {
     }
 }
 
+/// Whether an event of a watch could not be read. The client takes it for a status, of which then nothing is set.
+fn is_unreadable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::SerdeError(_) => true,
+        kube::Error::Api(status) => status.code == 0,
+        _ => false,
+    }
+}
+
 /// Waits before a retry: 50 ms, doubled per failure, at most 5 s.
 async fn pause(failures: u32) {
     tokio::time::sleep(Duration::from_millis(50 << failures.min(7)).min(Duration::from_secs(5))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Service;
+    use kube::Resource;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    impl Item for Service {
+        fn revision(&self) -> u64 {
+            crate::cache::revision(self)
+        }
+    }
+
+    #[derive(Default)]
+    struct Names(Mutex<Vec<String>>);
+
+    impl Names {
+        fn note(&self, what: &str, service: &Service, at: u64) {
+            let name = service.metadata.name.clone().unwrap_or_default();
+            self.0.lock().expect("no panic").push(format!("{what} {name} {at}"));
+        }
+    }
+
+    impl Sink<Service> for Names {
+        fn listed(&self, items: Vec<Service>, at: u64) {
+            items.iter().for_each(|item| self.note("listed", item, at));
+        }
+
+        fn changed(&self, item: Service, at: u64) {
+            self.note("changed", &item, at);
+        }
+
+        fn deleted(&self, item: Service, at: u64) {
+            self.note("deleted", &item, at);
+        }
+
+        fn passed(&self, _at: u64) {}
+    }
+
+    async fn answer(request: Request<Body>) -> Result<Response<Body>, std::convert::Infallible> {
+        let service = |name: &str, revision: &str, conditions: serde_json::Value| {
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "resourceVersion": revision},
+                "status": {"conditions": conditions}})
+        };
+        let odd = json!([{"type": "Told", "status": "True", "reason": "", "message": ""}]);
+        let answer = if request.uri().query().unwrap_or_default().contains("watch") {
+            let event = |object| format!("{}\n", json!({"type": "ADDED", "object": object}));
+            event(service("odd", "6", odd)) + &event(service("c", "7", json!([])))
+        } else {
+            let items = [service("a", "1", json!([])), service("odd", "2", odd), service("b", "3", json!([]))];
+            json!({"metadata": {"resourceVersion": "5"}, "items": items}).to_string()
+        };
+        Ok(Response::new(Body::from(answer.into_bytes())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_does_not_keep_others_out() {
+        let source = Source {
+            client: Client::new(tower::service_fn(answer), "default"),
+            request: kube::core::Request::new(Service::url_path(&(), None)),
+            fields: None,
+            metadata_only: false,
+            item: PhantomData::<fn() -> Service>,
+        };
+        let names = Names::default();
+        let _ = tokio::time::timeout(Duration::from_millis(10), source.follow(&names)).await;
+        assert_eq!(names.0.lock().expect("no panic")[..3], ["listed a 5", "listed b 5", "changed c 7"]);
+    }
 }

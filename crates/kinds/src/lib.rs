@@ -83,6 +83,8 @@ pub struct Kind {
     pub namespaced: Option<bool>,
     /// Whether the kind has a status subresource.
     pub has_status: bool,
+    /// Whether an object may be created with a status, as a node that registers itself is.
+    pub born_with_status: bool,
     /// When the generation counts up.
     pub generation: Generation,
     name_rule: NameRule,
@@ -132,6 +134,7 @@ impl Kind {
             kind,
             namespaced: Some(namespaced),
             has_status: true,
+            born_with_status: false,
             generation: Generation::None,
             name_rule: mycelium_api::names::is_dns1123_subdomain,
             defaults: no_defaults,
@@ -154,10 +157,11 @@ impl Kind {
         (self.defaults)(version, object);
     }
 
-    /// Prepares an object that is about to be created: no status, first generation, what the kind's storage adds.
+    /// Prepares an object that is about to be created: mostly no status, first generation, what the kind's storage adds.
     /// The caller sets uid and creation time.
     pub fn prepare_create(&self, object: &mut Value) {
         if self.has_status
+            && !self.born_with_status
             && let Some(object) = object.as_object_mut()
         {
             object.remove("status");

@@ -16,6 +16,7 @@ use crate::image::ImageSource;
 use crate::network::PodNetwork;
 use crate::pod::downward::Facts;
 use crate::pod::environment::Objects;
+use crate::pod::host_ports::HostPorts;
 use crate::pod::resize::{Ledger, Need};
 use crate::pod::status::Host;
 use crate::pressure::keeper::Pressure;
@@ -56,6 +57,8 @@ pub struct Context {
     pub allocatable: BTreeMap<String, String>,
     /// What the pods of the node have been promised.
     pub ledger: Ledger,
+    /// Which pod has which ports of the host.
+    pub host_ports: HostPorts,
     /// What the node is short of.
     pub pressure: Pressure,
     /// Recorder of events.

@@ -24,6 +24,7 @@ use crate::image::ImageSource;
 use crate::machine;
 use crate::network::PodNetwork;
 use crate::pod::handle::{Handle, Message, images_of};
+use crate::pod::host_ports::HostPorts;
 use crate::pod::resize::Ledger;
 use crate::pod::sandbox;
 use crate::pod::status::Host;
@@ -162,6 +163,7 @@ impl Node {
             memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
             allocatable: inventory.resources(),
             ledger: Ledger::default(),
+            host_ports: HostPorts::default(),
             pressure: Pressure::new(config.pressure, &config.data_dir),
             events,
         };
@@ -253,6 +255,8 @@ impl Inner {
     }
 
     fn gone(&self, uid: &str) {
+        // Before its successor, which may want the same ports, is looked at.
+        self.ctx.host_ports.release(uid);
         if let Some(handle) = self.workers().get(uid) {
             let _ = handle.tell.send(Message::Gone);
         }

@@ -4,6 +4,7 @@ use mycelium_api::quantity::Quantity;
 use serde_json::Value;
 
 use super::MAX_WARNINGS;
+use super::json::unknown_field;
 use crate::schema::{Scalar, Shape, Type};
 
 /// A value of the wrong type, worded as Go's decoder does.
@@ -202,7 +203,7 @@ fn unknown(ty: &Type, value: &Value, path: &mut String, found: &mut Vec<String>)
                 path.push_str(key);
                 match ty.child(key) {
                     Some(ty) => unknown(ty, value, path, found),
-                    None if found.len() < MAX_WARNINGS => found.push(format!("unknown field {path:?}")),
+                    None if found.len() < MAX_WARNINGS => found.push(unknown_field(path)),
                     None => {}
                 }
                 path.truncate(length);

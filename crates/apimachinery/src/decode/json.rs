@@ -2,6 +2,8 @@
 //!
 //! Where Go is lenient this is too: bytes that are no UTF-8 and lone surrogates become U+FFFD.
 
+use std::collections::BTreeMap;
+
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
@@ -10,12 +12,38 @@ use super::{DecodeError, Limits, MAX_WARNINGS, Warning};
 
 /// Parses one JSON value. The last of several equal keys wins, and each repetition is reported.
 pub fn json(bytes: &[u8], limits: Limits) -> Result<(Value, Vec<Warning>), DecodeError> {
-    let mut parser = Parser { input: bytes, at: 0, depth_left: limits.depth, warnings: Vec::new() };
+    let mut parser = Parser::new(bytes, limits);
     let value = parser.value(&Path::Root)?;
     match parser.peek() {
         None => Ok((value, parser.warnings)),
         Some(_) => Err(parser.invalid("after top-level value")),
     }
+}
+
+/// Nobody has to know the order of what comes after so much: paths can be as long as the document is.
+const PATHS_BYTES_MAX: usize = 4 << 20;
+
+/// Puts duplicate and unknown fields of a document into its order, in which Go's decoder meets them.
+pub fn in_document_order(bytes: &[u8], limits: Limits, notes: &mut [String]) {
+    let mut parser = Parser { room: PATHS_BYTES_MAX, ..Parser::new(bytes, limits) };
+    let _ = parser.value(&Path::Root);
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for (place, path) in parser.members.iter().enumerate() {
+        // A field is unknown where it is first, and a duplicate where it is again.
+        if *places.entry(unknown_field(path)).or_insert(place) != place {
+            places.entry(duplicate_field(path)).or_insert(place);
+        }
+    }
+    notes.sort_by_key(|note| places.get(note).copied().unwrap_or(usize::MAX));
+}
+
+fn duplicate_field(path: &str) -> String {
+    format!("duplicate field {path:?}")
+}
+
+/// How a field that a type does not have is told of.
+pub(super) fn unknown_field(path: &str) -> String {
+    format!("unknown field {path:?}")
 }
 
 /// Where the parser is, as a list of stack frames.
@@ -27,6 +55,12 @@ enum Path<'a> {
 }
 
 impl Path<'_> {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text);
+        text
+    }
+
     fn write(&self, out: &mut String) {
         match self {
             Path::Root => {}
@@ -50,9 +84,16 @@ struct Parser<'a> {
     at: usize,
     depth_left: usize,
     warnings: Vec<Warning>,
+    /// The path of every field, in order, as long as there is room.
+    members: Vec<String>,
+    room: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(input: &'a [u8], limits: Limits) -> Self {
+        Self { input, at: 0, depth_left: limits.depth, warnings: Vec::new(), members: Vec::new(), room: 0 }
+    }
+
     /// The next byte that is no blank, without taking it.
     fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.input.get(self.at) {
@@ -105,6 +146,11 @@ impl Parser<'_> {
                 return Err(self.invalid("after object key"));
             }
             self.at += 1;
+            if self.room > 0 {
+                let member = Path::Key(path, &key).text();
+                self.room = self.room.saturating_sub(member.len() + 1);
+                self.members.push(member);
+            }
             let value = self.value(&Path::Key(path, &key))?;
             match map.entry(key) {
                 Entry::Vacant(entry) => {
@@ -126,9 +172,7 @@ impl Parser<'_> {
     }
 
     fn duplicate(&mut self, path: &Path<'_>) {
-        let mut text = String::new();
-        path.write(&mut text);
-        let warning = Warning(format!("duplicate field {text:?}"));
+        let warning = Warning(duplicate_field(&path.text()));
         if self.warnings.len() < MAX_WARNINGS && !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

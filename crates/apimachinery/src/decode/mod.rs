@@ -9,7 +9,7 @@ mod number;
 mod yaml;
 
 pub use check::{TypeError, check_conversion, check_strict, check_types, json_kind, prune};
-pub use json::json;
+pub use json::{in_document_order, json};
 pub use yaml::{Document, yaml, yaml_documents};
 
 /// What a decoder accepts.

@@ -1,13 +1,15 @@
 //! OpenAPI documents, made when they are asked for.
 //!
 //! `kubectl` reads them to learn which parameters an operation takes (`fieldValidation`, `dryRun`), how lists merge
-//! (`apply`), and what fields there are (`explain`). They hold no descriptions.
+//! (`apply`), and what fields there are (`explain`). They describe the fields that
+//! every object has, and what custom resources say of their own.
 
 mod paths;
 mod protobuf;
 mod schema;
 mod v2;
 mod v3;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -15,8 +17,8 @@ use serde_json::Value;
 
 use crate::schema::{Resource, api_version, resources};
 
-pub use v2::v2_protobuf;
-pub use v3::{v3_document, v3_index};
+pub use v2::{v2_json, v2_protobuf};
+pub use v3::{hash, v3_document, v3_index};
 
 /// A custom resource in one of its served versions.
 #[derive(Clone, Debug)]

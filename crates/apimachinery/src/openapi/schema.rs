@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::Custom;
+use super::{Custom, words};
 use crate::schema::{Field, Gvk, ListKind, Scalar, Shape, Type, TypeRef, groups, types};
 
 /// The two versions of the specification.
@@ -58,18 +58,34 @@ impl Dialect {
             Shape::Map { value, atomic } => {
                 mark_atomic(json!({"type": "object", "additionalProperties": self.usage(value)}), *atomic)
             }
-            Shape::Struct { fields, atomic, .. } => mark_atomic(self.object(fields), *atomic),
+            Shape::Struct { fields, atomic, .. } => mark_atomic(self.object(ty, fields), *atomic),
         }
     }
 
-    fn object(self, fields: &[Field]) -> Value {
+    fn object(self, ty: &Type, fields: &[Field]) -> Value {
+        let words = |field: &str| match ty.short_name() {
+            "ObjectMeta" => words::of_metadata(field),
+            _ if ty.gvk.is_some() => words::of_object(field),
+            _ => None,
+        };
+        let described = |field: &Field| self.described(self.property(field), words(&field.name));
         let properties: Map<String, Value> =
-            fields.iter().map(|f| (f.name.clone().into_owned(), self.property(f))).collect();
+            fields.iter().map(|f| (f.name.clone().into_owned(), described(f))).collect();
         let mut schema = json!({"type": "object", "properties": properties});
         let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
         if !required.is_empty() {
             schema["required"] = json!(required);
         }
+        schema
+    }
+
+    fn described(self, mut schema: Value, words: Option<&str>) -> Value {
+        let Some(words) = words else { return schema };
+        // In version 3 nothing may stand beside a reference.
+        if self == Self::V3 && schema.get("$ref").is_some() {
+            schema = json!({"allOf": [schema]});
+        }
+        schema["description"] = words.into();
         schema
     }
 
@@ -114,23 +130,29 @@ impl Dialect {
     /// The schemas of a custom resource and its list.
     pub fn custom(self, custom: &Custom<'_>) -> [(String, Value); 2] {
         let gvk = |kind: &str| json!([{"group": custom.group, "version": custom.version, "kind": kind}]);
-        let meta = |name: &str| self.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
-        let schema = custom.schema.and_then(|text| serde_json::from_slice(text).ok());
-        let mut object: Value = schema.unwrap_or_else(|| json!({"type": "object"}));
-        if self == Self::V2 {
-            simplify(&mut object);
-        }
+        let meta = |name: &str| {
+            let reference = self.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+            self.described(reference, words::of_object("metadata"))
+        };
         // What is no schema is shown as one that says nothing.
-        if !object.is_object() {
-            object = json!({"type": "object"});
+        let plain = || json!({"type": "object"});
+        let schema = custom.schema.and_then(|text| serde_json::from_slice(text).ok());
+        let mut object = schema.filter(Value::is_object).unwrap_or_else(plain);
+        if self == Self::V2 && object["x-kubernetes-preserve-unknown-fields"] == true {
+            // Any property named here would be the only one that kubectl lets through.
+            object = plain();
+        } else {
+            if self == Self::V2 {
+                simplify(&mut object);
+            }
+            if !object["properties"].is_object() {
+                object["properties"] = json!({});
+            }
+            for name in ["apiVersion", "kind"] {
+                object["properties"][name] = self.described(json!({"type": "string"}), words::of_object(name));
+            }
+            object["properties"]["metadata"] = meta("ObjectMeta");
         }
-        if !object["properties"].is_object() {
-            object["properties"] = json!({});
-        }
-        for name in ["apiVersion", "kind"] {
-            object["properties"][name] = json!({"type": "string"});
-        }
-        object["properties"]["metadata"] = meta("ObjectMeta");
         object["x-kubernetes-group-version-kind"] = gvk(custom.kind);
         let name = custom.definition(custom.kind);
         let list = json!({

@@ -1,7 +1,7 @@
-//! OpenAPI version 2 as protobuf: the message `openapi.v2.Document` of the gnostic project, which is the only form in
-//! which `kubectl` reads it.
+//! OpenAPI version 2: as JSON, and as protobuf (the message `openapi.v2.Document` of the gnostic project), which is the
+//! only form in which `kubectl` reads it.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::Custom;
 use super::paths::{OperationSpec, PathSpec, of_custom, of_resource, patch_types};
@@ -9,7 +9,61 @@ use super::protobuf::Message;
 use super::schema::Dialect;
 use crate::schema::{resources, types};
 
-/// What `/openapi/v2` answers.
+/// What `/openapi/v2` answers, as JSON.
+pub fn v2_json(customs: &[Custom<'_>]) -> Value {
+    let specs = resources().iter().flat_map(of_resource).chain(customs.iter().flat_map(of_custom));
+    let paths: Map<String, Value> = specs.map(|spec| (spec.path.clone(), path_value(&spec))).collect();
+    let built_in = types().all().iter().map(|ty| (ty.name.to_string(), Dialect::V2.definition(ty)));
+    let custom = customs.iter().flat_map(|custom| Dialect::V2.custom(custom));
+    let definitions: Map<String, Value> = built_in.chain(custom).collect();
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.35.0"},
+        "paths": paths,
+        "definitions": definitions,
+    })
+}
+
+fn path_value(spec: &PathSpec) -> Value {
+    let mut item = Map::new();
+    let named =
+        |name: &&str| json!({"name": name, "in": "path", "required": true, "type": "string", "uniqueItems": true});
+    if !spec.parameters.is_empty() {
+        item.insert("parameters".to_owned(), spec.parameters.iter().map(named).collect());
+    }
+    for operation in &spec.operations {
+        item.insert(operation.method.to_owned(), operation_value(operation));
+    }
+    Value::Object(item)
+}
+
+fn operation_value(spec: &OperationSpec) -> Value {
+    let query = |(name, ty): &(&str, &str)| json!({"name": name, "in": "query", "type": ty, "uniqueItems": true});
+    let body = spec.body.as_ref().map(|body| {
+        let schema = Dialect::V2.reference(body);
+        json!({"name": "body", "in": "body", "required": spec.action != "delete", "schema": schema})
+    });
+    let media = if spec.action == "patch" { patch_types(&spec.gvk) } else { &["*/*"] };
+    let parameters: Vec<Value> = body.into_iter().chain(spec.query.iter().map(query)).collect();
+    let mut ok = json!({"description": "OK"});
+    if let Some(response) = &spec.response {
+        ok["schema"] = Dialect::V2.reference(response);
+    }
+    let [group, version, kind] = &spec.gvk;
+    json!({
+        "operationId": spec.id,
+        "tags": [spec.tag],
+        "schemes": ["https"],
+        "consumes": media,
+        "produces": ["application/json"],
+        "parameters": parameters,
+        "responses": {"200": ok, "401": {"description": "Unauthorized"}},
+        "x-kubernetes-action": spec.action,
+        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+    })
+}
+
+/// What `/openapi/v2` answers, as protobuf.
 pub fn v2_protobuf(customs: &[Custom<'_>]) -> Vec<u8> {
     let specs = resources().iter().flat_map(of_resource).chain(customs.iter().flat_map(of_custom));
     let paths = specs.map(|spec| named(&spec.path, path(&spec)));

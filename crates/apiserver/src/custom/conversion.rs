@@ -1,7 +1,8 @@
-//! Conversion of custom resources between versions by a webhook.
+//! Custom resources from the form in which they are stored into the one in which a request sees them, and back.
 //!
-//! Where a definition names one, a request's objects stay in the version of the request all the way: what is stored
-//! is converted when it is read, and converted back as the last step before it is written.
+//! Where a definition names a webhook, a request's objects stay in the version of the request all the way: what is stored
+//! is converted when it is read, and converted back as the last step before it is written. Defaults that came into a
+//! schema after an object was stored are filled in when it is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Objects that one call converts.
 const BATCH: usize = 500;
 
-/// Whether objects in the store can have another form than the requests of a resource.
-pub fn is_foreign(resource: &Resource) -> bool {
+/// Whether a webhook converts between what is stored and what the requests of a resource see.
+pub fn by_webhook(resource: &Resource) -> bool {
     resource.custom.as_ref().is_some_and(|custom| {
         custom.conversion.is_some() && (custom.mixed || resource.storage_version != resource.version())
     })
+}
+
+/// Whether what is stored has to be made over before the requests of a resource see it.
+pub fn is_foreign(resource: &Resource) -> bool {
+    by_webhook(resource) || resource.custom.as_ref().is_some_and(|custom| custom.late_defaults)
 }
 
 /// An object from the store in the version of a request.
@@ -37,7 +43,11 @@ pub async fn all_to_request(
     resource: &Resource,
     objects: Vec<Value>,
 ) -> Result<Vec<Value>, ApiError> {
-    convert(server, resource, objects, &resource.api_version()).await
+    let mut objects = convert(server, resource, objects, &resource.api_version()).await?;
+    if resource.custom.as_ref().is_some_and(|custom| custom.late_defaults) {
+        objects.iter_mut().for_each(|object| resource.fill_defaults(object));
+    }
+    Ok(objects)
 }
 
 /// An object of a request in the version that is stored.

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`columns`] | printer columns and the JSON paths they show |
-//! | [`conversion`] | between versions, by a webhook |
+//! | [`conversion`] | between what is stored and what requests see |
 //! | [`definition`] | what the server fills into a definition |
 //! | [`ending`] | the end of a definition |
 //! | [`made`] | what a schema is made into when an object needs it |
@@ -47,6 +47,8 @@ pub struct Custom {
     pub conversion: Option<Value>,
     /// Whether objects may lie in the store in another version than the one they are now stored in.
     pub mixed: bool,
+    /// Whether objects in the store may lack defaults of the schema, since they were written by another.
+    pub late_defaults: bool,
     /// Fields that objects can be selected by.
     pub selectable: Vec<String>,
     /// Where the scale subresource finds what it shows: wanted replicas, replicas there are, selector.
@@ -130,19 +132,31 @@ fn keep_all(list: &Value) -> &'static [&'static str] {
     Box::leak(list.into_boxed_slice())
 }
 
-/// The resources of a definition, one for each version it serves. `stored` is its text.
-fn compile(definition: &Value, stored: &Bytes) -> Vec<Arc<Resource>> {
+/// How the objects of a definition lie in the store.
+struct Stored {
+    version: &'static str,
+    mixed: bool,
+    /// Whether they may have been written by another schema than the one that reads them.
+    by_others: bool,
+}
+
+/// The resources of a definition, one for each version it serves with this text.
+fn compile(definition: &Value, text: &Bytes) -> Vec<Arc<Resource>> {
     let spec = &definition["spec"];
     let mut versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     let storage = versions.iter().find(|v| v["storage"] == true).map(|v| keep(v["name"].as_str().unwrap_or_default()));
     let Some(storage) = storage else { return Vec::new() };
     versions.retain(|v| v["served"] == true);
     versions.sort_by_key(|v| Reverse(version_rank(v["name"].as_str().unwrap_or_default())));
-    let mixed = is_mixed(definition);
-    let texts = made::texts(stored);
+    let stored = Stored {
+        version: storage,
+        mixed: is_mixed(definition),
+        by_others: versions.len() > 1 || definition["metadata"]["generation"].as_i64() > Some(1),
+    };
+    let texts = made::texts(text);
     let one = |(index, version): (usize, &&Value)| {
         let text = version["name"].as_str().and_then(|name| texts.get(name)).cloned();
-        Arc::new(resource(spec, version, text, index == 0, (storage, mixed)))
+        Arc::new(resource(spec, version, text, index == 0, &stored))
     };
     versions.iter().enumerate().map(one).collect()
 }
@@ -197,7 +211,7 @@ fn resource(
     version: &Value,
     text_of_schema: Option<Bytes>,
     preferred: bool,
-    (storage_version, mixed): (&'static str, bool),
+    stored: &Stored,
 ) -> Resource {
     let facts = facts(spec, version, preferred);
     let made = Arc::new(made::Schema::new(text_of_schema, spec["preserveUnknownFields"] == true));
@@ -206,7 +220,8 @@ fn resource(
         schema: made.clone(),
         conversion: (spec["conversion"]["strategy"] == "Webhook")
             .then(|| spec["conversion"]["webhook"]["clientConfig"].clone()),
-        mixed,
+        mixed: stored.mixed,
+        late_defaults: stored.by_others && validate::has_defaults(&version["schema"]["openAPIV3Schema"]),
         selectable: version["selectableFields"]
             .as_array()
             .into_iter()
@@ -218,7 +233,7 @@ fn resource(
         list_kind: spec["names"]["listKind"].as_str().map_or_else(|| format!("{}List", facts.kind), str::to_owned),
     };
     let behaviour = mycelium_kinds::custom(facts.subresource("status").is_some());
-    Resource::custom(facts, storage_version, made, behaviour, custom)
+    Resource::custom(facts, stored.version, made, behaviour, custom)
 }
 
 /// How Kubernetes ranks versions: stable before beta before alpha, then the higher number.

@@ -42,6 +42,14 @@ pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
     regex::RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build()
 }
 
+/// Whether a schema holds defaults.
+pub fn has_defaults(schema: &Value) -> bool {
+    let members = schema["properties"].as_object().into_iter().flat_map(|properties| properties.values());
+    members
+        .chain([&schema["additionalProperties"], &schema["items"]])
+        .any(|part| part.get("default").is_some() || part.is_object() && has_defaults(part))
+}
+
 /// Fills in the defaults of a schema.
 pub fn fill_defaults(schema: &Value, value: &mut Value) {
     if let Some(members) = value.as_object_mut() {

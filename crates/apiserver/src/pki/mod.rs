@@ -106,6 +106,9 @@ struct Keys {
     ca_key: KeyPair,
     ca_cert: String,
     service_account_key: KeyPair,
+    /// The authority by which extension servers know us, apart from that of clients.
+    front_key: KeyPair,
+    front_cert: String,
     /// Under which clients reach the server.
     names: Vec<String>,
     /// Where leaves are kept, if anywhere.
@@ -144,14 +147,7 @@ impl Pki {
         fs::create_dir_all(dir).map_err(|source| PkiError::Io { path: dir.to_owned(), source })?;
         let ca_key = files::load_key(&dir.join("ca.key"))?;
         let authority = Authority { env: &env, key: &ca_key };
-        let ca_cert = match files::read_optional(&dir.join("ca.crt"))? {
-            Some(pem) if is_fresh(&pem, &env) => pem,
-            _ => {
-                let pem = authority.own()?;
-                files::write_public(&dir.join("ca.crt"), &pem)?;
-                pem
-            }
-        };
+        let ca_cert = own_certificate(&dir.join("ca.crt"), &env, &ca_key)?;
         let names = cert::in_order(sans);
         let load = |purpose: Purpose, fits: &dyn Fn(&CertKey) -> bool| {
             if let Some(pair) = files::read_pair(dir, purpose.file())?
@@ -169,8 +165,23 @@ impl Pki {
         let serving = Current::new(load(Purpose::Serving, &named)?);
         let admin = Current::new(load(Purpose::Admin, &|_| true)?);
         let service_account_key = files::load_key(&dir.join("sa.key"))?;
+        let front_key = files::load_key(&dir.join("front-proxy-ca.key"))?;
+        let front_cert = own_certificate(&dir.join("front-proxy-ca.crt"), &env, &front_key)?;
         let dir = Some(dir.to_owned());
-        Ok(Self { keys: Arc::new(Keys { serving, admin, ca_key, ca_cert, service_account_key, names, dir, env }) })
+        Ok(Self {
+            keys: Arc::new(Keys {
+                serving,
+                admin,
+                ca_key,
+                ca_cert,
+                service_account_key,
+                front_key,
+                front_cert,
+                names,
+                dir,
+                env,
+            }),
+        })
     }
 
     /// Loads the keys of a server for somebody else than the server: its names stay as they are.
@@ -189,8 +200,21 @@ impl Pki {
         let serving = Current::new(Purpose::Serving.make(&authority, &names)?.try_into()?);
         let admin = Current::new(Purpose::Admin.make(&authority, &names)?.try_into()?);
         let service_account_key = KeyPair::generate()?;
+        let front_key = KeyPair::generate()?;
+        let front_cert = Authority { env: &env, key: &front_key }.own()?;
         Ok(Self {
-            keys: Arc::new(Keys { serving, admin, ca_key, ca_cert, service_account_key, names, dir: None, env }),
+            keys: Arc::new(Keys {
+                serving,
+                admin,
+                ca_key,
+                ca_cert,
+                service_account_key,
+                front_key,
+                front_cert,
+                names,
+                dir: None,
+                env,
+            }),
         })
     }
 
@@ -233,6 +257,16 @@ impl Pki {
     /// The certificate that a request asks for, PEM.
     pub fn answer(&self, request: &request::Request<'_>) -> Result<String, PkiError> {
         self.keys.authority().answer(request)
+    }
+
+    /// The certificate of the authority by which extension servers know us, PEM.
+    pub fn front_proxy_pem(&self) -> &str {
+        &self.keys.front_cert
+    }
+
+    /// What we show to extension servers.
+    pub fn front_proxy_client(&self, name: &str) -> Result<CertKey, PkiError> {
+        Authority { env: &self.keys.env, key: &self.keys.front_key }.client(name, &[])
     }
 
     /// A kubeconfig with the CA and the administrator's certificate embedded.
@@ -324,6 +358,18 @@ impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         let seconds = u64::try_from(self.0.now().as_second()).ok()?;
         Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// The certificate that an authority has of itself, made anew when it is missing or due.
+fn own_certificate(path: &Path, env: &Env, key: &KeyPair) -> Result<String, PkiError> {
+    match files::read_optional(path)? {
+        Some(pem) if is_fresh(&pem, env) => Ok(pem),
+        _ => {
+            let pem = Authority { env, key }.own()?;
+            files::write_public(path, &pem)?;
+            Ok(pem)
+        }
     }
 }
 

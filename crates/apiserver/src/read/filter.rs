@@ -9,6 +9,7 @@ use mycelium_store::Revision;
 use serde_json::Value;
 
 use crate::codec;
+use crate::custom::conversion;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::resources::Resource;
@@ -17,6 +18,8 @@ use crate::resources::Resource;
 pub struct Filter {
     labels: Selector,
     fields: FieldSelector,
+    /// Fields that only show once an object is made over for the request.
+    late: FieldSelector,
     name: Option<String>,
     resource: Arc<Resource>,
 }
@@ -35,18 +38,29 @@ impl Filter {
         if exact.is_some() {
             fields.0.retain(|r| r.path != "metadata.name" || Some(&r.value) != exact.as_ref());
         }
+        let late = if conversion::is_foreign(resource) {
+            fields.0.extract_if(.., |requirement| is_own(resource, &requirement.path)).collect()
+        } else {
+            Vec::new()
+        };
+        let late = FieldSelector(late);
         let name = if name.is_empty() { exact } else { Some(name.to_owned()) };
-        Ok(Self { labels, fields, name, resource: resource.clone() })
+        Ok(Self { labels, fields, late, name, resource: resource.clone() })
     }
 
     /// Whether every object passes.
     pub fn is_all(&self) -> bool {
-        self.name.is_none() && !self.needs_object()
+        self.name.is_none() && !self.needs_object() && !self.is_late()
     }
 
     /// Whether the object itself has to be looked at, rather than only its key.
     pub fn needs_object(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()
+    }
+
+    /// Whether it takes [`Self::passes_late`] to tell.
+    pub fn is_late(&self) -> bool {
+        !self.late.is_empty()
     }
 
     /// The one name that passes, if there is one.
@@ -59,20 +73,29 @@ impl Filter {
         self.name.as_deref().is_none_or(|name| key.rsplit('/').next() == Some(name))
     }
 
-    /// Whether a parsed object passes the selectors.
+    /// Whether an object as the request sees it passes what cannot be told of the stored one.
+    pub fn passes_late(&self, object: &Value) -> bool {
+        self.late.matches(|path| Some(selected(object, path)))
+    }
+
+    /// Whether a stored object passes the selectors.
     pub fn passes(&self, object: &Value) -> bool {
         self.labels.matches_value(&object["metadata"]["labels"])
-            && self.fields.matches(|path| match &self.resource.custom {
-                Some(custom) if custom.selectable.iter().any(|known| known == path) => Some(selected(object, path)),
-                _ => self.resource.behaviour.selectable_fields(object, path),
+            && self.fields.matches(|path| match is_own(&self.resource, path) {
+                true => Some(selected(object, path)),
+                false => self.resource.behaviour.selectable_fields(object, path),
             })
     }
 }
 
+/// Whether a definition names a field for objects to be selected by.
+fn is_own(resource: &Resource, path: &str) -> bool {
+    resource.custom.as_ref().is_some_and(|custom| custom.selectable.iter().any(|known| known == path))
+}
+
 /// Why objects cannot be selected by a field.
 fn label_error(resource: &Resource, path: &str) -> Option<String> {
-    let own = resource.custom.as_ref().is_some_and(|custom| custom.selectable.iter().any(|known| known == path));
-    if own { None } else { resource.behaviour.field_label_error(path) }
+    if is_own(resource, path) { None } else { resource.behaviour.field_label_error(path) }
 }
 
 /// The field of a custom resource that selectors compare with; what it has not is empty.

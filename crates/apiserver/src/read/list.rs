@@ -44,7 +44,7 @@ pub async fn list(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
     }
     let options = ListOptions::parse(cx.query, false)?;
     let filter = Filter::new(cx.resource, cx.query, "")?;
-    let listed = find(cx, &options, &filter)?;
+    let listed = find(cx, &options, &filter).await?;
     let metadata = list_metadata(&listed);
     let shaper = Shaper::new(cx)?;
     if shaper.is_raw() && !cx.accept.yaml {
@@ -91,7 +91,18 @@ fn empty(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
 }
 
 /// Finds the objects of a page.
-pub fn find(cx: &Context<'_>, options: &ListOptions, filter: &Filter) -> Result<Listed, ApiError> {
+pub async fn find(cx: &Context<'_>, options: &ListOptions, filter: &Filter) -> Result<Listed, ApiError> {
+    let mut listed = find_stored(cx, options, filter)?;
+    if filter.is_late() {
+        let objects = listed.entries.iter().map(codec::parse_entry).collect::<Result<Vec<_>, _>>()?;
+        let objects = conversion::all_to_request(cx.server, cx.resource, objects).await?;
+        let mut passing = objects.iter().map(|object| filter.passes_late(object));
+        listed.entries.retain(|_| passing.next() == Some(true));
+    }
+    Ok(listed)
+}
+
+fn find_stored(cx: &Context<'_>, options: &ListOptions, filter: &Filter) -> Result<Listed, ApiError> {
     if let Some(revision) = options.revision {
         check_reached(cx, revision)?;
     }

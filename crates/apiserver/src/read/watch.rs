@@ -158,12 +158,14 @@ impl Feed {
             match woken {
                 Woken::End | Woken::Events(Err(WatchError::Closed)) => return None,
                 Woken::Events(Ok(events)) if conversion::is_foreign(&self.writer.resource) => {
-                    let shown = |event: &'_ Arc<Event>| match (&event.kind, &event.prev) {
-                        (EventKind::Delete, Some(prev)) => (prev.clone(), event.revision),
-                        _ => (event.entry.clone(), event.revision),
-                    };
-                    let shown: Vec<(Entry, Revision)> = events.iter().map(shown).collect();
-                    match self.writer.convert(shown.iter().map(|(entry, at)| (entry, *at)).collect()).await {
+                    // An object that ceases to match is shown as it was.
+                    let selective = !self.writer.filter.is_all();
+                    let seen = events.iter().flat_map(|event| {
+                        let new = (event.kind == EventKind::Put).then_some(&event.entry);
+                        let old = event.prev.as_ref().filter(|_| selective || new.is_none());
+                        new.into_iter().chain(old).map(|entry| (entry, event.revision))
+                    });
+                    match self.writer.convert(seen.collect()).await {
                         Ok(()) => self.write_events(&events, &mut out),
                         Err(error) => self.fail(&error, &mut out),
                     }
@@ -190,6 +192,7 @@ impl Feed {
                 return;
             }
         }
+        self.writer.converted.clear();
         if let Some(revision) = self.initial_end.take() {
             self.writer.bookmark(revision, true, out);
         }
@@ -223,8 +226,15 @@ struct Writer {
     include: Option<String>,
     filter: Filter,
     columns_sent: bool,
-    /// What a webhook has made of the objects that are about to be written, by key and revision.
-    converted: BTreeMap<(Arc<str>, Revision), Value>,
+    /// The objects that are about to be written, made over for the request.
+    converted: BTreeMap<Shown, Arc<Value>>,
+}
+
+/// A state of an object: its key, the revision it was written at, and the one as of which it is shown.
+type Shown = (Arc<str>, Revision, Revision);
+
+fn shown(entry: &Entry, revision: Revision) -> Shown {
+    (entry.key.clone(), entry.mod_revision, revision)
 }
 
 impl Writer {
@@ -233,36 +243,43 @@ impl Writer {
         cache.get(&entry.key, &entry.value, revision)
     }
 
-    /// Has a webhook convert what is about to be written, where one does.
+    /// Has what is about to be written made over.
     async fn convert(&mut self, entries: Vec<(&Entry, Revision)>) -> Result<(), ApiError> {
-        if !conversion::is_foreign(&self.resource) || self.accept.shape == Shape::Metadata {
+        if self.accept.shape == Shape::Metadata && !self.filter.is_late() {
             return Ok(());
         }
         let missing: Vec<_> =
-            entries.into_iter().filter(|(entry, at)| !self.converted.contains_key(&(entry.key.clone(), *at))).collect();
+            entries.into_iter().filter(|(entry, at)| !self.converted.contains_key(&shown(entry, *at))).collect();
         let objects =
             missing.iter().map(|(entry, at)| codec::parse(&entry.value, *at)).collect::<Result<Vec<_>, _>>()?;
         let objects = conversion::all_to_request(&self.server, &self.resource, objects).await?;
-        self.converted.extend(missing.into_iter().map(|(entry, at)| (entry.key.clone(), at)).zip(objects));
+        let objects = objects.into_iter().map(Arc::new);
+        self.converted.extend(missing.into_iter().map(|(entry, at)| shown(entry, at)).zip(objects));
         Ok(())
     }
 
-    fn passes(&self, entry: &Entry) -> Result<bool, ApiError> {
+    fn passes(&self, entry: &Entry, revision: Revision) -> Result<bool, ApiError> {
+        let late = |object: &Arc<Value>| self.filter.passes_late(object);
         Ok(self.filter.passes_key(&entry.key)
-            && (!self.filter.needs_object() || self.filter.passes(&*self.parsed(entry, entry.mod_revision)?)))
+            && (!self.filter.needs_object() || self.filter.passes(&*self.parsed(entry, entry.mod_revision)?))
+            && (!self.filter.is_late() || self.converted.get(&shown(entry, revision)).is_some_and(late)))
     }
 
     fn initial(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), ApiError> {
-        if self.passes(entry)? { self.line("ADDED", entry, entry.mod_revision, out) } else { Ok(()) }
+        if self.passes(entry, entry.mod_revision)? {
+            self.line("ADDED", entry, entry.mod_revision, out)
+        } else {
+            Ok(())
+        }
     }
 
     /// An object that begins to match was added, one that ceases to match was deleted, as far as the client can see.
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> Result<(), ApiError> {
         let before = match &event.prev {
-            Some(prev) => self.passes(prev)?,
+            Some(prev) => self.passes(prev, event.revision)?,
             None => false,
         };
-        let after = event.kind == EventKind::Put && self.passes(&event.entry)?;
+        let after = event.kind == EventKind::Put && self.passes(&event.entry, event.revision)?;
         match (before, after, &event.prev) {
             (true, true, _) => self.line("MODIFIED", &event.entry, event.revision, out),
             (false, true, _) => self.line("ADDED", &event.entry, event.revision, out),
@@ -285,8 +302,8 @@ impl Writer {
             out.extend_from_slice(b"}\n");
             return Ok(());
         }
-        let object = match self.converted.remove(&(entry.key.clone(), revision)) {
-            Some(converted) => Arc::new(converted),
+        let object = match self.converted.get(&shown(entry, revision)) {
+            Some(converted) => converted.clone(),
             None => self.parsed(entry, revision)?,
         };
         let shaper = self.shaper();

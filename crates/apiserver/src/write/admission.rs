@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mycelium_api::quantity::Quantity;
 use mycelium_api::storage;
+use mycelium_apimachinery::schema::Shape;
 use mycelium_kinds::admission;
 use mycelium_store::{Expect, Op};
 use serde_json::{Value, json};
@@ -62,6 +63,33 @@ pub fn prepared(cx: &Context<'_>, object: &mut Value) {
     if cx.resource.name() == "certificatesigningrequests" {
         object["spec"]["username"] = json!(cx.who.user);
         object["spec"]["groups"] = json!(cx.who.groups);
+    }
+}
+
+/// Gives an updated object back what it got when it was created and a client left out, before it is compared.
+pub fn restore(cx: &Context<'_>, object: &mut Value) {
+    if cx.resource.is_core("pods") && cx.subresource().is_none() {
+        admission::add_default_tolerations(object, cx.server.patience);
+    }
+}
+
+/// Completes conditions of which a client has left out what their type has in any case. In Go that is a zero; a client with
+/// stricter types cannot read such an object, and one of them in a list is enough to stop it.
+pub fn complete_conditions(cx: &Context<'_>, object: &mut Value) {
+    const DATE: &str = "lastTransitionTime";
+    let ty = cx.resource.schema.child("status").and_then(|status| status.child("conditions"));
+    let Some(Shape::List { item, .. }) = ty.map(|ty| &ty.shape) else { return };
+    if !item.field(DATE).is_some_and(|field| field.required) {
+        return;
+    }
+    let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        for field in item.fields().iter().filter(|field| field.required) {
+            let value = &mut condition[field.name.as_ref()];
+            if value.is_null() {
+                *value = if field.name == DATE { json!(cx.server.env.now_rfc3339()) } else { json!("") };
+            }
+        }
     }
 }
 

@@ -140,7 +140,7 @@ async fn finish(
                 value
             }
         };
-        let value = if conversion::is_foreign(resource) {
+        let value = if conversion::by_webhook(resource) {
             let object = codec::parse(&value, 0)?;
             codec::encode(&conversion::to_storage(cx.server, resource, object).await?)
         } else {
@@ -216,7 +216,7 @@ fn exists(cx: &Context<'_>, name: &str, current: Option<&Entry>) -> ApiError {
 pub fn to_storage(cx: &Context<'_>, mut object: Value) -> Value {
     let resource = cx.resource;
     // A webhook converts at the very end.
-    if !resource.is_storage_version() && !conversion::is_foreign(resource) {
+    if !resource.is_storage_version() && !conversion::by_webhook(resource) {
         let group = if resource.group() == "events.k8s.io" { "" } else { resource.group() };
         mycelium_kinds::convert::to_version(&mut object, group, resource.storage_version);
     }

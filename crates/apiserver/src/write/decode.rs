@@ -60,10 +60,14 @@ pub fn object(
     expected: &Expected<'_>,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
-    let (mut value, mut notes) = syntax(media::body_format(cx.headers)?, body, expected.kind)?;
+    let format = media::body_format(cx.headers)?;
+    let (mut value, mut notes) = syntax(format, body, expected.kind)?;
     check_kind(&mut value, expected)?;
     notes
         .extend(typed(&mut value, expected).map_err(|why| expected.refuse(expected.kind, &expected.api_version, why))?);
+    if notes.len() > 1 && format == BodyFormat::Json && !expected.custom {
+        decode::in_document_order(body, Limits::default(), &mut notes);
+    }
     Ok((value, judge(notes, expected, validation)?))
 }
 

@@ -159,7 +159,7 @@ pub async fn delete_collection(cx: &Context<'_>, body: &[u8]) -> Result<Response
     let options = DeleteOptions::parse(cx, body)?;
     let listing = ListOptions::parse(cx.query, false)?;
     let filter = Filter::new(cx.resource, cx.query, "")?;
-    let listed = list::find(cx, &listing, &filter)?;
+    let listed = list::find(cx, &listing, &filter).await?;
     // Together, so that they share syncs of the disk.
     let deletions: Vec<_> = listed.entries.iter().map(|entry| delete_listed(cx, entry, &options)).collect();
     let mut outcomes = stream::iter(deletions).buffered(AT_ONCE);

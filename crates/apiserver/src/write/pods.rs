@@ -94,8 +94,9 @@ fn bound(cx: &Context<'_>, pod: &Value, binding: &Value, node: &str) -> Result<V
     if let Some(status) = pod["status"].as_object_mut() {
         status.remove("nominatedNodeName");
     }
+    let generation = pod["metadata"]["generation"].clone();
     let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": cx.server.env.now_rfc3339()});
+        "observedGeneration": generation, "lastTransitionTime": cx.server.env.now_rfc3339()});
     if !pod["status"]["conditions"].is_array() {
         pod["status"]["conditions"] = json!([]);
     }

@@ -250,6 +250,8 @@ async fn prepare(
         create::own(cx, Some(old), &mut object, options);
     }
     webhooks::mutate(cx, "UPDATE", (part != Part::Scale).then_some(&mut object), Some(old), options.dry_run).await?;
+    admission::restore(cx, &mut object);
+    admission::complete_conditions(cx, &mut object);
     behaviour.prepare_update(&mut object, old, part);
     admission::update(cx, &mut object, old)?;
     let mut allocation = Allocation::plan(cx, &object, Some(old));
@@ -284,7 +286,7 @@ impl Prepared {
     /// Writes the object, or deletes it when this change released its last finalizer. `None`: somebody was faster,
     /// with the object or with what it was to be given.
     async fn commit(self, cx: &Context<'_>, options: &WriteOptions, entry: &Entry) -> Result<Option<Entry>, ApiError> {
-        let value = if conversion::is_foreign(cx.resource) {
+        let value = if conversion::by_webhook(cx.resource) {
             codec::encode(&conversion::to_storage(cx.server, cx.resource, self.object.clone()).await?)
         } else {
             codec::encode(&self.object)

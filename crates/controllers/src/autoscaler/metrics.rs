@@ -63,6 +63,17 @@ fn window(text: &str) -> SignedDuration {
     text.parse().unwrap_or(SignedDuration::from_secs(60))
 }
 
+/// All series of an external metric together, in thousandths.
+fn total(list: &Value) -> Result<i64, String> {
+    let items = list["items"].as_array().filter(|items| !items.is_empty());
+    let items = items.ok_or("no metrics returned from external metrics API")?;
+    let value = |item: &Value| match &item["value"] {
+        Value::Number(number) => milli(&number.to_string()),
+        text => milli(text.as_str()?),
+    };
+    items.iter().map(value).sum::<Option<i64>>().ok_or_else(|| "a value is not a quantity".to_owned())
+}
+
 fn escaped(text: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes().map(|byte| if safe(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
@@ -260,6 +271,11 @@ impl Meter<'_> {
         let ready = scaled.pods.iter().filter(|pod| is_ready(pod)).count();
         let answer =
             of_whole(scaled.current, scaled.observed, ready, value, wanted.max(1), per_replica, self.tolerance);
+        if !per_replica && scaled.current > 0 && scaled.pods.is_empty() && answer.replicas != scaled.current {
+            return Err(
+                "unable to calculate ready pods: no pods returned by selector while calculating replica count".into()
+            );
+        }
         let mut current = MetricValueStatus::default();
         if per_replica {
             current.average_value = quantity(answer.average_milli);
@@ -303,16 +319,17 @@ impl Meter<'_> {
             escaped(&labels)
         );
         let what = format!("{metric_name}.external.metrics.k8s.io");
-        let list = self.get(&path, &what).await.map_err(|why| {
+        let list = self
+            .get(&path, &what)
+            .await
+            .map_err(|why| format!("unable to fetch metrics from external metrics API: {why}"));
+        let value = list.and_then(|list| total(&list)).map_err(|why| {
             format!(
-                "unable to get external metric {}/{metric_name}/{}: unable to fetch metrics from external metrics API: {why}",
+                "unable to get external metric {}/{metric_name}/{}: {why}",
                 self.scaled.namespace,
                 shown(source.metric.selector.as_ref())
             )
         })?;
-        let items = list["items"].as_array().filter(|items| !items.is_empty());
-        let items = items.ok_or("no metrics returned from external metrics API")?;
-        let value = items.iter().filter_map(|item| milli(item["value"].as_str().unwrap_or_default())).sum();
         let (answer, current) = self.whole(value, &source.target)?;
         let status = ExternalMetricStatus { metric: source.metric.clone(), current };
         Ok((
@@ -343,4 +360,23 @@ fn shown(selector: Option<&LabelSelector>) -> String {
 fn selector_text(selector: &LabelSelector) -> String {
     let value = serde_json::to_value(selector).unwrap_or_default();
     mycelium_api::selector::Selector::from_value(&value).map(|selector| selector.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_series_of_an_external_metric_are_added_up() {
+        let of = |values: Value| {
+            let items: Vec<Value> =
+                values.as_array().into_iter().flatten().map(|value| json!({"value": value})).collect();
+            total(&json!({ "items": items }))
+        };
+        assert_eq!(of(json!(["30", "2500m", "1k", 2])), Ok(1_034_500));
+        assert_eq!(of(json!([])), Err("no metrics returned from external metrics API".to_owned()));
+        assert_eq!(of(json!(["30", "many"])), Err("a value is not a quantity".to_owned()));
+    }
 }

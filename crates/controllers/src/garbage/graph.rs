@@ -228,8 +228,22 @@ impl Graph {
             let owners = self.nodes.get(*dependent).map(|node| &node.owners);
             owners.is_some_and(|list| list.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true)))
         };
-        let blocked = self.dependents_of(uid).any(|dependent| blocks(&dependent));
+        let blocked = self.dependents_of(uid).any(|dependent| blocks(&dependent) && !self.waits_for(dependent, uid));
         (node.foreground && !blocked).then_some(Action::Release(FOREGROUND))
+    }
+
+    /// Whether an object waits, through its dependents, for `other`: who waits for it in turn would wait for ever.
+    fn waits_for(&self, uid: &str, other: &str) -> bool {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![uid]);
+        while let Some(uid) = open.pop() {
+            if uid == other {
+                return true;
+            }
+            if seen.insert(uid) && self.nodes.get(uid).is_some_and(Node::waits) {
+                open.extend(self.dependents_of(uid));
+            }
+        }
+        false
     }
 }
 
@@ -277,6 +291,24 @@ mod tests {
         assert_eq!(graph.plan("middle"), Some(Action::Release(FOREGROUND)));
         assert!(graph.remove("middle").contains("root"));
         assert_eq!(graph.plan("root"), Some(Action::Release(FOREGROUND)));
+    }
+
+    #[test]
+    fn those_who_own_each_other_do_not_wait_for_each_other() {
+        let mut graph = Graph::default();
+        let circle = [("a", "c"), ("b", "a"), ("c", "b")];
+        for (uid, owner) in circle {
+            graph.put(uid, node(&[owner]));
+        }
+        let waiting = |owner| Node { deleting: true, foreground: true, ..node(&[owner]) };
+        graph.put("a", waiting("c"));
+        graph.put("b", waiting("a"));
+        assert_eq!(graph.plan("a"), None, "c does not know yet");
+        assert_eq!(graph.plan("c"), Some(Action::Delete { foreground: true, absent: Vec::new() }));
+        assert!(graph.put("c", waiting("b")).contains("a"));
+        for (uid, _) in circle {
+            assert_eq!(graph.plan(uid), Some(Action::Release(FOREGROUND)));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::value::{at, canonical_resources, ensure_object, entries, flag, has, l
 use crate::{Errors, FieldLabels, Kind, Part, Refusal};
 
 pub static NODE: Kind = Kind {
+    born_with_status: true,
     defaults: |_, node| {
         canonical_resources(node, &["status", "capacity"]);
         canonical_resources(node, &["status", "allocatable"]);

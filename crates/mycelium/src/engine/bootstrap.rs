@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams};
 use mycelium_net::NetConfig;
@@ -20,7 +20,9 @@ pub async fn apply(client: &kube::Client, network: &NetConfig, api: SocketAddr) 
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
     put(&services, "kubernetes", &kubernetes_service(network.kubernetes_ip(), api.port())).await?;
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
-    put(&slices, "kubernetes", &kubernetes_endpoints(api)).await?;
+    put(&slices, "kubernetes", &kubernetes_slice(api)).await?;
+    let endpoints: Api<Endpoints> = Api::namespaced(client.clone(), "default");
+    put(&endpoints, "kubernetes", &kubernetes_endpoints(api)).await?;
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     put(&services, "kube-dns", &dns_service(network.dns())).await
 }
@@ -47,7 +49,20 @@ fn kubernetes_service(address: Ipv4Addr, port: u16) -> Value {
     })
 }
 
+/// The same in the older form, which some clients still read.
 fn kubernetes_endpoints(api: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": [{"ip": api.ip().to_string()}],
+            "ports": [{"name": "https", "port": api.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn kubernetes_slice(api: SocketAddr) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

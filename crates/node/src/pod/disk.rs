@@ -128,15 +128,24 @@ pub fn log_tail(dir: &Path, name: &str, attempt: u32) -> String {
     let mut bytes = Vec::new();
     let _ = file.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let from = lines.len().saturating_sub(LOG_MESSAGE_LINES_MAX);
-    let mut tail = lines[from..].join("\n");
-    if !tail.is_empty() {
-        tail.push('\n');
-    }
+    let mut tail = last_lines(&text);
     let cut = tail.len().saturating_sub(LOG_MESSAGE_BYTES_MAX);
     let cut = (cut..tail.len()).find(|i| tail.is_char_boundary(*i)).unwrap_or(0);
     tail.split_off(cut)
+}
+
+/// What was written on the last lines of a log. A piece marked `P` had no line break behind it.
+fn last_lines(log: &str) -> String {
+    let pieces: Vec<(&str, &str)> = log
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.splitn(4, ' ').skip(2);
+            parts.next().zip(parts.next())
+        })
+        .collect();
+    let from = pieces.len().saturating_sub(LOG_MESSAGE_LINES_MAX);
+    let text = |(mark, piece): &(&str, &str)| format!("{piece}{}", if *mark == "P" { "" } else { "\n" });
+    pieces[from..].iter().map(text).collect()
 }
 
 /// Forgets a run: its bundle and its logs.
@@ -147,4 +156,17 @@ pub fn forget(dir: &Path, record: &Record) {
         let _ = fs::remove_file(crate::shim::log::rotated(&path, index));
     }
     let _ = fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_end_as_they_were_written() {
+        let line = |mark: &str, text: &str| format!("2026-01-01T00:00:00.000000000Z stdout {mark} {text}\n");
+        assert_eq!(last_lines(&line("P", "DONE")), "DONE");
+        assert_eq!(last_lines(&(line("P", "a") + &line("F", "b") + &line("F", "c d"))), "ab\nc d\n");
+        assert_eq!(last_lines(""), "");
+    }
 }

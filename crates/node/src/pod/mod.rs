@@ -9,6 +9,7 @@
 //! | [`probe`], [`hook`], [`exec`], [`http`] | asking containers |
 //! | [`environment`], [`downward`], [`files`] | what containers find inside |
 //! | [`resize`] | what containers may use, changed while they run |
+//! | [`host_ports`] | which ports of the host are taken |
 //! | [`disk`], [`report`] | what is written, on disk and to the API |
 
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod exec;
 pub mod files;
 pub mod handle;
 pub mod hook;
+pub mod host_ports;
 pub mod http;
 pub mod model;
 pub mod plan;

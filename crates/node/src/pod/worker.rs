@@ -18,7 +18,7 @@ use super::model::{Failure, PodView, Role, SandboxView, View, find_container};
 use super::plan::{Action, plan};
 use super::resize::Resizing;
 use super::sandbox::Tokens;
-use super::{disk, sandbox};
+use super::{disk, host_ports, sandbox};
 use crate::client::Watch;
 use crate::context::Context;
 use crate::events::Kind;
@@ -202,6 +202,7 @@ impl Worker {
         let mut wake = None;
         if self.is_over() {
             self.ctx.ledger.remove(&self.uid);
+            self.ctx.host_ports.release(&self.uid);
         } else {
             self.resize();
         }
@@ -245,14 +246,25 @@ impl Worker {
     fn admit(&mut self) {
         let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
         let started = self.pod.status.as_ref().is_some_and(|s| s.start_time.is_some()) || self.dir.exists();
-        if started || !matches!(phase, None | Some("" | "Pending")) {
+        if self.is_over() {
+            return;
+        }
+        let runs = started || !matches!(phase, None | Some("" | "Pending"));
+        let has_ports = self.ctx.host_ports.take(&self.uid, &self.pod, runs);
+        if runs {
             return;
         }
         if let Some(message) = self.ctx.pressure.refusal(&self.pod) {
-            self.event(None, Kind::Warning, "Evicted", message.clone());
-            let message = format!("Pod was rejected: {message}");
-            self.failed = Some(Failure { reason: "Evicted".into(), message, ..Failure::default() });
+            self.refuse("Evicted", message);
+        } else if !has_ports {
+            self.refuse("NodePorts", host_ports::REFUSAL.to_owned());
         }
+    }
+
+    fn refuse(&mut self, reason: &'static str, message: String) {
+        self.event(None, Kind::Warning, reason, message.clone());
+        let message = format!("Pod was rejected: {message}");
+        self.failed = Some(Failure { reason: reason.into(), message, ..Failure::default() });
     }
 
     fn evict(&mut self, message: String, grace_secs: i64) {
@@ -281,6 +293,7 @@ impl Worker {
 
     fn finish(&mut self) {
         self.ctx.ledger.remove(&self.uid);
+        self.ctx.host_ports.release(&self.uid);
         let _ = std::fs::remove_dir_all(&self.dir);
         self.done = true;
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use http::{Response, StatusCode, header};
+use futures::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +15,9 @@ use rustix::fs::inotify;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
 
+use super::socket::{is_wanted, upgrade};
 use super::{Body, Query, refuse};
 use crate::node::Inner;
 use crate::pod::disk;
@@ -82,8 +84,16 @@ impl Options {
     }
 }
 
-/// Answers a request for a log.
-pub async fn serve(inner: &Arc<Inner>, namespace: &str, pod: &str, container: &str, query: &Query) -> Response<Body> {
+/// The protocols of a log over a WebSocket: all carry its bytes as they are.
+const PROTOCOLS: [&str; 2] = ["binary.k8s.io", ""];
+
+/// Answers a request for a log: as a body that grows, or in messages of a WebSocket.
+pub async fn serve(
+    inner: &Arc<Inner>,
+    (namespace, pod, container): (&str, &str, &str),
+    query: &Query,
+    request: Request<Body>,
+) -> Response<Body> {
     let bad = |text: String| refuse(StatusCode::BAD_REQUEST, "BadRequest", &text);
     let options = match Options::parse(query, inner.ctx.env.now()) {
         Ok(options) => options,
@@ -98,13 +108,23 @@ pub async fn serve(inner: &Arc<Inner>, namespace: &str, pod: &str, container: &s
         Err(text) => return bad(text),
     };
     let path = disk::log(&handle.dir, container, attempt);
-    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
     let job = Job { path, id, container: container.to_owned(), handle, options, sent: 0, sender };
     tokio::spawn(async move {
         if let Err(error) = job.run().await {
             tracing::debug!(%error, "a log cannot be read");
         }
     });
+    if is_wanted(request.headers()) {
+        return upgrade(request, &PROTOCOLS, move |mut socket, _| async move {
+            while let Some(chunk) = receiver.recv().await {
+                if socket.send(Message::Binary(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = socket.close(None).await;
+        });
+    }
     let chunks = futures::stream::unfold(receiver, |mut r| async move { r.recv().await.map(|chunk| (chunk, r)) });
     let body = StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))));
     let mut response = Response::new(BodyExt::boxed_unsync(body));

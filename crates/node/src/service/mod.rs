@@ -47,7 +47,7 @@ async fn route(inner: &Arc<Inner>, request: Request<Body>) -> Response<Body> {
     let query = Query::parse(request.uri().query());
     match (request.method(), parts.as_slice()) {
         (&Method::GET, ["containerLogs", namespace, pod, container]) => {
-            logs::serve(inner, namespace, pod, container, &query).await
+            logs::serve(inner, (namespace, pod, container), &query, request).await
         }
         (&Method::GET | &Method::POST, ["exec", namespace, pod, uid, container]) => {
             streams::exec(inner, (namespace, pod, uid, container), &query, request)

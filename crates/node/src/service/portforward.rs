@@ -46,12 +46,12 @@ pub fn serve(
     }
     let place = Place { netns: PathBuf::from(format!("/proc/{pid}/ns/net")), pod: pod.to_owned(), uid: uid.to_owned() };
     if offers(request.headers(), PROTOCOL) {
-        return upgrade(request, &[PROTOCOL], move |socket| forward(socket, Arc::new(place)));
+        return upgrade(request, &[PROTOCOL], move |socket, _| forward(socket, Arc::new(place)));
     }
     let ports: Option<Vec<u16>> = query.all("port").iter().map(|port| port.parse().ok().filter(|p| *p > 0)).collect();
     match ports {
         Some(ports) if (1..=channels::PORTS_MAX).contains(&ports.len()) => {
-            upgrade(request, &[PROTOCOL, channels::PROTOCOL], move |socket| {
+            upgrade(request, &[PROTOCOL, channels::PROTOCOL], move |socket, _| {
                 channels::forward(socket, Arc::new(place), ports)
             })
         }

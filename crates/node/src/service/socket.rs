@@ -40,19 +40,28 @@ pub fn offers(headers: &HeaderMap, protocol: &str) -> bool {
     has(headers, SEC_WEBSOCKET_PROTOCOL, protocol)
 }
 
-/// The first of `protocols` that the client offers.
-fn choose(headers: &HeaderMap, protocols: &[&'static str]) -> Option<&'static str> {
-    protocols.iter().copied().find(|protocol| offers(headers, protocol))
+/// Whether a request is for a WebSocket.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    has(headers, UPGRADE, "websocket")
 }
 
-/// Answers the handshake; `serve` runs with the socket once the connection is upgraded.
+/// The first of `protocols` that the client offers; the one without a name is for clients that offer none.
+fn choose(headers: &HeaderMap, protocols: &[&'static str]) -> Option<&'static str> {
+    let offered = |protocol: &str| match protocol {
+        "" => !headers.contains_key(SEC_WEBSOCKET_PROTOCOL),
+        protocol => offers(headers, protocol),
+    };
+    protocols.iter().copied().find(|protocol| offered(protocol))
+}
+
+/// Answers the handshake; `serve` runs with the socket and the protocol's name once the connection is upgraded.
 pub fn upgrade<F, S>(request: Request<Body>, protocols: &[&'static str], serve: F) -> Response<Body>
 where
-    F: FnOnce(Socket) -> S + Send + 'static,
+    F: FnOnce(Socket, &'static str) -> S + Send + 'static,
     S: Future<Output = ()> + Send + 'static,
 {
     let headers = request.headers();
-    if !has(headers, UPGRADE, "websocket") {
+    if !is_wanted(headers) {
         let text = "this server streams over WebSocket only: use a client that offers it (kubectl 1.31 or later)";
         return refuse(StatusCode::BAD_REQUEST, "BadRequest", text);
     }
@@ -63,13 +72,15 @@ where
     let Some(accept) = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())) else {
         return refuse(StatusCode::BAD_REQUEST, "BadRequest", "the header Sec-WebSocket-Key is missing");
     };
-    let response = Response::builder()
+    let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(UPGRADE, "websocket")
         .header(CONNECTION, "Upgrade")
-        .header(SEC_WEBSOCKET_ACCEPT, accept)
-        .header(SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(empty());
+        .header(SEC_WEBSOCKET_ACCEPT, accept);
+    if !protocol.is_empty() {
+        response = response.header(SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    let response = response.body(empty());
     tokio::spawn(async move {
         match hyper::upgrade::on(request).await {
             Ok(upgraded) => {
@@ -77,10 +88,34 @@ where
                     .max_message_size(Some(MESSAGE_BYTES_MAX))
                     .max_frame_size(Some(MESSAGE_BYTES_MAX));
                 let io = TokioIo::new(upgraded);
-                serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
+                serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await, protocol).await;
             }
             Err(error) => tracing::debug!(%error, "a client left before its connection was upgraded"),
         }
     });
     response.unwrap_or_else(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_servers_order_decides_and_no_offer_means_the_protocol_without_a_name() {
+        let known = ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
+        let chosen = |offer: Option<&'static str>, known: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            if let Some(offer) = offer {
+                headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offer));
+            }
+            choose(&headers, known)
+        };
+        assert_eq!(chosen(Some("channel.k8s.io, v4.channel.k8s.io"), &known), Some("v4.channel.k8s.io"));
+        assert_eq!(chosen(Some("channel.k8s.io"), &known), Some("channel.k8s.io"));
+        assert_eq!(chosen(None, &known), None);
+        assert_eq!(chosen(None, &["binary.k8s.io", ""]), Some(""));
+        assert_eq!(chosen(Some("other"), &["binary.k8s.io", ""]), None);
+    }
 }

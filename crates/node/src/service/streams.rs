@@ -7,6 +7,8 @@
 //! | 3 | out | a `Status` at the end |
 //! | 4 | in | `{"Width": …, "Height": …}` |
 //! | 255 | in | the number of a channel that is closed (since `v5`) |
+//!
+//! The first protocol, `channel.k8s.io`, carries an error's text on channel 3, and nothing if all went well.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +36,8 @@ use crate::node::Inner;
 use crate::pod::model::find_container;
 use crate::shim::protocol::{Exec, Reply, Request as Ask};
 
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const FIRST: &str = "channel.k8s.io";
+const PROTOCOLS: [&str; 3] = ["v5.channel.k8s.io", "v4.channel.k8s.io", FIRST];
 /// Output that waits for a slow client; the container waits meanwhile.
 const WAITING_MAX: usize = 8;
 /// A program may leave children that hold its output; they are not waited for longer than this.
@@ -89,8 +92,8 @@ pub fn exec(inner: &Arc<Inner>, place: Place<'_>, query: &Query, request: Reques
     }
     match find(inner, place) {
         Err(response) => *response,
-        Ok((shim, id, _)) => upgrade(request, &PROTOCOLS, move |socket| async move {
-            run(socket, exec_session(&shim, id, command, wanted), None).await;
+        Ok((shim, id, _)) => upgrade(request, &PROTOCOLS, move |socket, protocol| async move {
+            run(socket, protocol, exec_session(&shim, id, command, wanted), None).await;
         }),
     }
 }
@@ -100,9 +103,9 @@ pub fn attach(inner: &Arc<Inner>, place: Place<'_>, query: &Query, request: Requ
     let Some(wanted) = Wanted::parse(query) else { return nothing_wanted() };
     match find(inner, place) {
         Err(response) => *response,
-        Ok((shim, id, tty)) => upgrade(request, &PROTOCOLS, move |socket| async move {
+        Ok((shim, id, tty)) => upgrade(request, &PROTOCOLS, move |socket, protocol| async move {
             let leave = wanted.stdin.then(|| (shim.clone(), id.clone()));
-            run(socket, attach_session(&shim, id, Wanted { tty, ..wanted }), leave).await;
+            run(socket, protocol, attach_session(&shim, id, Wanted { tty, ..wanted }), leave).await;
         }),
     }
 }
@@ -158,14 +161,19 @@ impl Session {
 type Sink = SplitSink<Socket, Message>;
 
 /// Carries a session. `leave` is the container that is to hear when the client's input has ended.
-async fn run(socket: Socket, session: impl Future<Output = Result<Session, String>>, leave: Option<(Shim, String)>) {
+async fn run(
+    socket: Socket,
+    protocol: &'static str,
+    session: impl Future<Output = Result<Session, String>>,
+    leave: Option<(Shim, String)>,
+) {
     let (mut sink, mut stream) = socket.split();
     let mut session = match session.await {
         Ok(session) => session,
         Err(message) => {
             let message = format!("Internal error occurred: {message}");
             let status = json!({"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500});
-            finish(&mut sink, &status).await;
+            finish(&mut sink, protocol, &status).await;
             return;
         }
     };
@@ -206,14 +214,14 @@ async fn run(socket: Socket, session: impl Future<Output = Result<Session, Strin
     };
     tokio::select! {
         biased;
-        () = pump(&mut sink, &mut output, session.end) => {}
+        () = pump(&mut sink, protocol, &mut output, session.end) => {}
         // The client has left: the descriptors close, and a program at a terminal gets a hangup.
         () = input => {}
     }
 }
 
 /// Sends output until there is no more, then how it ended.
-async fn pump(sink: &mut Sink, output: &mut mpsc::Receiver<Bytes>, end: Option<Connection>) {
+async fn pump(sink: &mut Sink, protocol: &str, output: &mut mpsc::Receiver<Bytes>, end: Option<Connection>) {
     let mut end = end;
     let mut code = None;
     loop {
@@ -244,7 +252,7 @@ async fn pump(sink: &mut Sink, output: &mut mpsc::Receiver<Bytes>, end: Option<C
     if end.is_some() {
         code = Some(exit_code(&mut end).await);
     }
-    finish(sink, &outcome(code.unwrap_or(0))).await;
+    finish(sink, protocol, &outcome(code.unwrap_or(0))).await;
 }
 
 async fn exit_code(end: &mut Option<Connection>) -> i32 {
@@ -268,10 +276,16 @@ fn outcome(code: i32) -> Value {
     })
 }
 
-async fn finish(sink: &mut Sink, status: &Value) {
-    let mut message = vec![3];
-    message.extend(status.to_string().into_bytes());
-    let _ = sink.send(Message::Binary(message.into())).await;
+async fn finish(sink: &mut Sink, protocol: &str, status: &Value) {
+    let text = match protocol {
+        FIRST => status["message"].as_str().unwrap_or_default().to_owned(),
+        _ => status.to_string(),
+    };
+    if !text.is_empty() {
+        let mut message = vec![3];
+        message.extend(text.into_bytes());
+        let _ = sink.send(Message::Binary(message.into())).await;
+    }
     // Clients take anything but a normal closure for a broken connection.
     let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     let _ = sink.send(Message::Close(Some(normal))).await;

@@ -254,6 +254,9 @@ fn bind(
             if Path::new(&sub).components().any(|c| c == std::path::Component::ParentDir) {
                 return Err(refused(&"must not contain \"..\""));
             }
+            if Path::new(&sub).is_absolute() {
+                return Err(refused(&format!("{sub:?} must be a relative path")));
+            }
             let reachable = inside(&root);
             let inner = atomic::resolve(&reachable, &sub).map_err(|e| refused(&e))?;
             make_below(&reachable, &inner).map_err(|e| refused(&e))?;
@@ -362,12 +365,15 @@ mod tests {
                 json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c", "volumeMounts": [mount]}]}),
             );
             let container = pod.spec.clone().expect("a spec").containers[0].clone();
-            let env = [("POD".to_owned(), "p1".to_owned())];
+            let env = [("POD", "p1"), ("ROOT", "/tmp"), ("UP", "..")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()));
             binds(&pod, &container, dir.path(), &|p| p.to_owned(), &env).map(|b| b[0].source.clone())
         };
         assert_eq!(bound(json!({"name": "v", "mountPath": "/m", "subPath": "out/x"})), Ok(volume.join("etc/x")));
         assert_eq!(bound(json!({"name": "v", "mountPath": "/m", "subPathExpr": "$(POD)"})), Ok(volume.join("p1")));
         assert!(bound(json!({"name": "v", "mountPath": "/m", "subPath": "../x"})).is_err());
+        assert!(bound(json!({"name": "v", "mountPath": "/m", "subPathExpr": "$(ROOT)"})).is_err());
+        assert!(bound(json!({"name": "v", "mountPath": "/m", "subPathExpr": "$(UP)"})).is_err());
         assert!(
             bound(json!({"name": "w", "mountPath": "/m"})).is_err_and(|e| e.starts_with("cannot find volume \"w\""))
         );

@@ -1,17 +1,17 @@
-//! `pods/<name>/proxy` and `services/<name>/proxy`: plain HTTP to a pod.
+//! `pods/<name>/proxy` and `services/<name>/proxy`: HTTP to a pod.
+
+mod rewrite;
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use http::uri::Authority;
-use http::{Request, Response, Uri, header};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use crate::body::{self, Body, BoxError};
+use crate::body::{self, Body};
 use crate::codec;
 use crate::error::ApiError;
+use crate::outbound::{self, Tls, Trust};
 use crate::request::ResourcePath;
 use crate::server::Inner;
 
@@ -22,35 +22,49 @@ pub async fn forward(
     object: &Value,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    if Target::of(&path.name).scheme == "https" {
-        return Err(ApiError::bad("pods and services are reached without TLS only"));
+    if let Some(redirect) = to_folder(path, &request) {
+        return Ok(redirect);
     }
     let authority =
         if path.resource == "pods" { pod_address(path, object) } else { service_address(server, path, object) }?;
     let rest = with_slash(request.uri().path(), path);
+    let prefix = request.uri().path().strip_suffix(&rest).unwrap_or(request.uri().path()).to_owned();
     let target = match request.uri().query() {
         Some(query) => format!("{rest}?{query}"),
         None => rest,
     };
     request.headers_mut().remove(header::AUTHORIZATION);
+    // Links can only be led in what is not packed.
+    request.headers_mut().remove(header::ACCEPT_ENCODING);
     let host: Authority = authority.parse().map_err(|_| ApiError::bad("invalid address"))?;
-    if let Ok(value) = http::HeaderValue::from_str(host.as_str()) {
+    if let Ok(value) = HeaderValue::from_str(host.as_str()) {
         request.headers_mut().insert(header::HOST, value);
     }
     *request.uri_mut() = target.parse::<Uri>().map_err(|e| ApiError::bad(e.to_string()))?;
     *request.version_mut() = http::Version::HTTP_11;
-    send(authority.clone(), request)
+    let tls = match Target::of(&path.name).scheme {
+        // As Kubernetes does: the pod is known by its address, and has a certificate of its own making.
+        "https" => Some(Tls::new(host.host(), &Trust::Anyone, None).map_err(ApiError::internal)?),
+        _ => None,
+    };
+    let answer = outbound::send(authority.clone(), tls, request)
         .await
-        .map_err(|e| ApiError::Unavailable(format!("error trying to reach service: dial tcp {authority}: {e}")))
+        .map_err(|e| ApiError::Unavailable(format!("error trying to reach service: dial tcp {authority}: {e}")))?;
+    rewrite::response(answer, &prefix, &authority).await
 }
 
-fn send(authority: String, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, BoxError>> {
-    Box::pin(async move {
-        let stream = TcpStream::connect(&authority).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender.send_request(request).await?.map(body::boxed))
-    })
+/// Who asks for the root without a slash is sent to the one with a slash, so that relative links lead on from there.
+fn to_folder(path: &ResourcePath, request: &Request<Body>) -> Option<Response<Body>> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads || !path.rest.is_empty() || request.uri().path().ends_with('/') {
+        return None;
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let place = HeaderValue::from_str(&format!("{}/{query}", request.uri().path())).ok()?;
+    response.headers_mut().insert(header::LOCATION, place);
+    Some(response)
 }
 
 /// What follows `/proxy`, as the client wrote it.
