@@ -33,8 +33,11 @@ use crate::network::{Network, blocking};
 use crate::programmer::Programmer;
 use crate::tracker::{Tracker, Update};
 
-/// Shortest time between two changes of the rules: what comes in between goes together.
+/// Shortest rest between two changes of the rules: what comes in between goes together.
 const BURST: Duration = Duration::from_millis(10);
+/// And the longest. In between a rest is twice as long as the change before it took, so that the rules of a large cluster in motion take
+/// a third of a processor at most.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// How often the rules in the kernel are compared with ours.
 const RESYNC: Duration = Duration::from_secs(120);
 /// How often a port 53 that somebody else has is tried again.
@@ -122,14 +125,22 @@ struct Loop {
     tracker: Tracker,
     /// When to program next.
     due: Option<Instant>,
-    last: Option<Instant>,
+    /// Not before.
+    rested: Instant,
     retry: Duration,
 }
 
 async fn follow(network: Network, client: Client, shared: Shared) {
     let mut updates = watches(&client);
-    let mut state =
-        Loop { network, client, shared, tracker: Tracker::default(), due: None, last: None, retry: RETRY_MIN };
+    let mut state = Loop {
+        network,
+        client,
+        shared,
+        tracker: Tracker::default(),
+        due: None,
+        rested: Instant::now(),
+        retry: RETRY_MIN,
+    };
     let mut resync = Instant::now();
     loop {
         tokio::select! {
@@ -172,15 +183,14 @@ impl Loop {
 
     fn want(&mut self) {
         if self.tracker.complete() && self.due.is_none() {
-            let now = Instant::now();
-            self.due = Some(self.last.map_or(now, |last| now.max(last + BURST)));
+            self.due = Some(Instant::now().max(self.rested));
         }
     }
 
     /// Brings rules, answers and statuses in line with the picture.
     async fn program(&mut self) {
         self.due = None;
-        self.last = Some(Instant::now());
+        let begun = Instant::now();
         let networks = self.network.all();
         let mut cluster = self.tracker.cluster.clone();
         if !cluster.policies.is_empty() {
@@ -194,6 +204,7 @@ impl Loop {
         let wanted = load_balancers(&self.network.site(), &cluster.services);
         let all = networks.into_iter().map(|network| network.program(cluster.clone(), guard.clone()));
         let result = join_all(all).await.into_iter().collect::<Result<(), NetError>>();
+        self.rested = Instant::now() + (begun.elapsed() * 2).clamp(BURST, REST_MAX);
         self.settle(result);
         self.publish(&wanted.into_keys().collect::<Vec<_>>()).await;
     }

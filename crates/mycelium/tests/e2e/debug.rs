@@ -1,6 +1,9 @@
 //! `kubectl debug`: containers added to a running pod, copies of pods, and pods that see the node.
 
-use crate::support::{Engine, command, eventually, run};
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::support::{Engine, command, eventually};
 
 const WEB: &str = r#"
 apiVersion: v1
@@ -13,10 +16,18 @@ spec:
   - {name: other, image: "busybox:test", command: [sleep, "43210"]}
 "#;
 
-/// What `kubectl debug ARGS` shows on a terminal.
+/// What `kubectl debug ARGS` shows on a terminal on which one line is typed: what a container says before somebody is
+/// attached is not shown, so it has to wait for that line.
 fn debug(engine: &Engine, args: &str) -> String {
     let line = format!("kubectl --kubeconfig {} debug {args}", engine.kubeconfig().display());
-    run(command("script").args(["-qec", &line, "/dev/null"]))
+    let mut script = command("script");
+    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().expect("script");
+    script.stdin.take().expect("piped").write_all(b"\n").expect("typed");
+    let output = script.wait_with_output().expect("it ends");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{line}: {shown}");
+    shown
 }
 
 #[test]
@@ -25,7 +36,10 @@ fn a_container_is_added_to_a_running_pod() {
     engine.import_busybox();
     engine.apply(WEB);
     engine.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=120s"]);
-    let shown = debug(&engine, "-it web --image=busybox:test --target=main -c look -- sh -c 'ps; echo is-$((40+2))'");
+    let shown = debug(
+        &engine,
+        "-it web --image=busybox:test --target=main -c look -- sh -c 'read line; ps; echo is-$((40+2))'",
+    );
     assert!(shown.contains("sleep 98765") && shown.contains("is-42"), "{shown}");
     assert!(!shown.contains("sleep 43210"), "only the target's processes are seen: {shown}");
     engine.wait_value("pod/web", "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}", "0");
@@ -83,7 +97,7 @@ fn a_copy_of_a_pod_and_the_node_are_looked_at() {
     assert!(seen.contains("sleep 98765") && seen.contains("sleep 43210"), "{seen}");
 
     let kubeconfig = engine.kubeconfig();
-    let look = format!("cat /proc/1/comm; ls /host{}; hostname", kubeconfig.display());
+    let look = format!("read line; cat /proc/1/comm; ls /host{}; hostname", kubeconfig.display());
     let shown = debug(&engine, &format!("node/host-1 -it --image=busybox:test -- sh -c '{look}'"));
     let first = std::fs::read_to_string("/proc/1/comm").expect("the first process");
     assert!(shown.contains(first.trim()), "the machine's processes: {shown}");

@@ -1,10 +1,11 @@
 //! `GET /stats/summary`: what the node and its containers use, in the form of the kubelet's summary.
 //!
-//! Rates need two looks at a counter. Whoever asks again within a minute gets the rate since their last question; the
-//! first question looks twice, a second apart. Nothing is measured while nobody asks.
+//! Rates need two looks at a counter. For a minute after a question looks go on, so that the next is answered with what happened
+//! just before it: an autoscaler asks every 15 s, and should hear of a load that is younger. The first question looks twice, a second
+//! apart. Nothing is measured while nobody asks.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::Response;
@@ -18,9 +19,11 @@ use crate::pod::sandbox;
 use crate::register::meminfo;
 
 /// A rate is taken over this time at least, if there was a look so long ago.
-const WINDOW_MIN: f64 = 10.0;
+const WINDOW_MIN: f64 = 5.0;
 /// An older look tells nothing about now.
 const WINDOW_MAX: f64 = 60.0;
+/// Between looks while somebody asks.
+const LOOK_EVERY: Duration = Duration::from_millis(2500);
 /// Between the two looks of a first question.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
 /// The node's own name among the counters.
@@ -30,12 +33,16 @@ const TICK_NS: u64 = 10_000_000;
 
 /// Looks at counters of processor time, by what they count.
 #[derive(Default)]
-pub(crate) struct Looks(Mutex<BTreeMap<String, VecDeque<(Timestamp, u64)>>>);
+pub(crate) struct Looks {
+    counters: Mutex<BTreeMap<String, VecDeque<(Timestamp, u64)>>>,
+    /// The last question, while looks go on for the next.
+    asked: Mutex<Option<Timestamp>>,
+}
 
 impl Looks {
     /// Notes a look, and tells the rate since an earlier one: nanoseconds per second, and over how many seconds.
     fn rate(&self, name: &str, now: Timestamp, counter: u64) -> Option<(u64, f64)> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let looks = all.entry(name.to_owned()).or_default();
         let age = |at: Timestamp| now.duration_since(at).as_secs_f64();
         looks.retain(|(at, before)| age(*at) <= WINDOW_MAX && *before <= counter);
@@ -49,13 +56,25 @@ impl Looks {
 
     /// Whether something was looked at that is not forgotten yet.
     fn are_fresh(&self, now: Timestamp) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let last = all.get(NODE).and_then(|looks| looks.back());
         last.is_some_and(|(at, _)| now.duration_since(*at).as_secs_f64() <= WINDOW_MAX)
     }
 
+    /// Notes a question; whether looks have to begin for it.
+    fn ask(&self, now: Timestamp) -> bool {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).replace(now).is_none()
+    }
+
+    /// Whether looks go on; they end a while after the last question.
+    fn go_on(&self, now: Timestamp) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = asked.filter(|at| now.duration_since(*at).as_secs_f64() <= WINDOW_MAX);
+        asked.is_some()
+    }
+
     fn keep(&self, known: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| known(name));
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| known(name));
     }
 }
 
@@ -74,9 +93,24 @@ pub async fn serve(inner: &Arc<Inner>) -> Response<Body> {
         let _ = summary(inner);
         tokio::time::sleep(FIRST_WINDOW).await;
     }
+    if inner.looks.ask(inner.ctx.env.now()) {
+        tokio::spawn(look_on(Arc::downgrade(inner)));
+    }
     let mut response = Response::new(full(summary(inner).to_string()));
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
+}
+
+/// Looks until nobody asks any more.
+async fn look_on(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if !inner.looks.go_on(inner.ctx.env.now()) {
+            return;
+        }
+        let _ = summary(&inner);
+    }
 }
 
 fn summary(inner: &Inner) -> Value {
@@ -173,6 +207,15 @@ mod tests {
         assert_eq!(looks.rate("a", at(126), 19_000_000_000), Some((1_000_000_000, 11.0)));
         assert_eq!(looks.rate("a", at(127), 1), None);
         assert_eq!(looks.rate("a", at(300), 9), None);
+    }
+
+    #[test]
+    fn looks_go_on_for_a_while_after_the_last_question() {
+        let looks = Looks::default();
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        assert!(looks.ask(at(100)) && !looks.ask(at(110)), "one task looks");
+        assert!(looks.go_on(at(170)) && !looks.go_on(at(171)));
+        assert!(looks.ask(at(172)), "it begins anew");
     }
 
     #[test]
