@@ -15,16 +15,17 @@ impl Small {
         Self(dir.to_owned())
     }
 
-    /// Leaves about `kib` free.
+    /// Leaves about `kib` free; what runs may write meanwhile, so it may take several attempts.
     pub fn fill_to(&self, kib: u64) {
-        let free: u64 = run(command("df").args(["--output=avail", "-k"]).arg(&self.0))
-            .lines()
-            .last()
-            .and_then(|line| line.trim().parse().ok())
-            .expect("a number");
-        let ballast = std::fs::read_dir(&self.0).expect("lists").count();
-        let path = self.0.join(format!("ballast-{ballast}"));
-        run(command("fallocate").args(["-l", &format!("{}K", free.saturating_sub(kib).max(4))]).arg(path));
+        eventually("the disk is filled", || {
+            let shown = run(command("df").args(["--output=avail", "-k"]).arg(&self.0));
+            let free: u64 = shown.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number");
+            let ballast = std::fs::read_dir(&self.0).expect("lists").count();
+            let path = self.0.join(format!("ballast-{ballast}"));
+            let size = format!("{}K", free.saturating_sub(kib).max(4));
+            let made = output(command("fallocate").args(["-l", &size]).arg(path));
+            if made.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&made.stderr).into_owned()) }
+        });
     }
 
     /// Frees what was taken.
