@@ -109,7 +109,12 @@ async fn pods_and_services_are_reached_through_the_server() {
     assert_eq!(nowhere.message(), "address not allowed");
     let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     api.patch(&format!("{PODS}/p/status"), "merge", &status).await.expect(200);
-    for (path, seen) in [("p/proxy", "/"), ("p/proxy/a//b?c=d", "/a//b?c=d"), (&format!("http:p:{port}/proxy/x"), "/x")]
+    // Relative links on a page at the root need the slash, as in Kubernetes.
+    let led = api.get(&format!("{PODS}/p/proxy?c=d")).await;
+    assert_eq!(led.code.as_u16(), 301);
+    assert_eq!(led.headers[header::LOCATION], format!("{PODS}/p/proxy/?c=d"));
+    for (path, seen) in
+        [("p/proxy/", "/"), ("p/proxy/a//b?c=d", "/a//b?c=d"), (&format!("http:p:{port}/proxy/x"), "/x")]
     {
         assert_eq!(api.get(&format!("{PODS}/{path}")).await.text(), format!("GET {seen}"));
     }
