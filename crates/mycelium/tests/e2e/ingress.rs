@@ -229,7 +229,13 @@ fn plain_http(front: &Front, authority: &str) {
     assert_eq!(status("http://plain.test/nothing", &[]), "404 ");
     assert_eq!(status("http://foreign.test/", &[]), "404 ");
     let long = "x".repeat(2000);
-    assert_eq!(status("https://a.test/", &["--cacert", authority, "--data", &long]), "413 ");
+    // A client that sends on while it is refused may find the stream closed before it reads why.
+    eventually("a body that is too long is refused", || {
+        match status("https://a.test/", &["--cacert", authority, "--data", &long]).as_str() {
+            "413 " => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
 }
 
 fn what_is_written(engine: &Engine) {

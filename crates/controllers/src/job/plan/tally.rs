@@ -51,7 +51,9 @@ impl Draft<'_> {
         }
         let completions = self.spec.completions.unwrap_or(0);
         let index = |pod: &Arc<Pod>| index_of(pod, self.spec);
-        let succeeded = self.mine.iter().filter(|pod| phase(pod) == "Succeeded").filter_map(index).collect();
+        // One that was let go of has been counted: it may have been told to go, as a failure, and succeed all the same.
+        let ended_well = |pod: &&Arc<Pod>| phase(pod) == "Succeeded" && is_tracked(pod);
+        let succeeded = self.mine.iter().filter(ended_well).filter_map(index).collect();
         let known = self.status.completed_indexes.as_deref().unwrap_or_default();
         self.done = Indexes::parse(known, completions).with(&succeeded);
         self.succeeded = self.done.len();
