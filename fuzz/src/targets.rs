@@ -212,7 +212,7 @@ fn crd(bytes: &[u8]) {
             list_kind: "AList",
             plural: "as",
             namespaced: true,
-            schema: Some(&schema),
+            schema: Some(bytes),
             status: true,
             scale: true,
         };
