@@ -12,8 +12,9 @@ use nix::sched::{CloneFlags, setns};
 
 /// A command to run `program`, with no inherited environment but `PATH`.
 ///
-/// It is looked up here and now: the standard library starts a program by its path with `posix_spawn`, which shares this process's memory until
-/// the program runs, but forks for a mere name and a `PATH` of our own, which copies the page tables of a large process each time.
+/// It is looked up here and now: the standard library starts a program by its path with `posix_spawn`, which shares this
+/// process's memory until the program runs, but forks for a mere name and a `PATH` of our own, which copies the page
+/// tables of a large process each time.
 #[allow(clippy::disallowed_methods, reason = "this is the home of process creation")]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let program = program.as_ref();

@@ -35,8 +35,8 @@ use crate::tracker::{Tracker, Update};
 
 /// Shortest rest between two changes of the rules: what comes in between goes together.
 const BURST: Duration = Duration::from_millis(10);
-/// And the longest. In between a rest is twice as long as the change before it took, so that the rules of a large cluster in motion take
-/// a third of a processor at most.
+/// And the longest. In between a rest is twice as long as the change before it took, so that the rules of a large cluster
+/// in motion take a third of a processor at most.
 const REST_MAX: Duration = Duration::from_secs(1);
 /// How often the rules in the kernel are compared with ours.
 const RESYNC: Duration = Duration::from_secs(120);
