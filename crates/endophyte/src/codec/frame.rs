@@ -228,6 +228,14 @@ pub struct EpochFrame {
     pub network: Bytes,
 }
 
+impl From<EpochFrame> for Parts {
+    /// What it was put together from, to be sent again.
+    fn from(frame: EpochFrame) -> Self {
+        let EpochFrame { pages, disk, devices, network, .. } = frame;
+        Self { pages: vec![pages], disk: vec![disk], devices, network }
+    }
+}
+
 impl EpochFrame {
     /// Checks `bytes` from the first to the last, without copying them.
     pub fn open(bytes: &Bytes, expected: &Expected) -> Result<Self, FrameError> {

@@ -20,6 +20,9 @@ use super::mutation::{Fault, Faults};
 use super::output::{Output, Start};
 use super::types::{Config, Durable, Name, Position, Proposal, Quorum, Version};
 
+/// So many of the epochs before the one it holds can a backup send again, if it is elected.
+pub const RECENT_EPOCHS: usize = 32;
+
 /// What a member has of the VM.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Data {
@@ -88,6 +91,8 @@ pub struct Core {
     pub(super) data: Data,
     /// Epochs that came before the configuration of their term did.
     early: BTreeSet<Position>,
+    /// What a backup held before what it holds now, one epoch after the other.
+    pub(super) past: BTreeSet<Position>,
     /// Of the last report in this term, and what it told.
     pub(super) order: ReportOrder,
     told: (Version, bool, Option<Position>, bool),
@@ -108,8 +113,8 @@ impl Core {
         let accepted = durable.proposal.as_ref().map(|proposal| &proposal.config);
         let followed = accepted.filter(|config| config.version.term == durable.term && config.primary != me);
         let role = Role::Follower { primary: followed.map(|config| config.primary.clone()) };
-        let (early, order, told) = Default::default();
-        Self { me, durable, seen_term: 0, data, early, order, told, role, paused: false, faults }
+        let (early, past, order, told) = Default::default();
+        Self { me, durable, seen_term: 0, data, early, past, order, told, role, paused: false, faults }
     }
 
     /// Its term.
@@ -297,6 +302,10 @@ impl Core {
         let parent = if first { config.base } else { Position::new(at.term, at.epoch.saturating_sub(1)) };
         if held == parent || self.faults.has(Fault::AppliesOverGap) {
             self.data = Data::Replica { held: at, gap: false };
+            self.past.insert(held);
+            if self.past.len() > RECENT_EPOCHS {
+                self.past.pop_first();
+            }
             out.push(Output::Commit(at));
         } else {
             self.data = Data::Replica { held, gap: true };
@@ -312,6 +321,7 @@ impl Core {
     /// The replica is about to be written in place, or failed: it is not whole any more.
     pub fn replica_lost(&mut self, out: &mut Vec<Output>) {
         self.early.clear();
+        self.past.clear();
         if let Data::Replica { .. } = self.data {
             self.data = Data::Nothing;
             self.report_to_primary(out);
@@ -328,28 +338,30 @@ impl Core {
             return self.replica_lost(out);
         }
         self.early.clear();
+        self.past.clear();
         self.data = Data::Replica { held: at, gap: false };
         self.report_to_primary(out);
     }
 
-    /// Starts the guest from what is held here, or goes on with the one that runs. Returns where the term begins; `last`
-    /// is the last epoch of a running guest that another member has.
+    /// Starts the guest from what is held here, or goes on with the one that runs. Returns where the term begins: at
+    /// `last`, the last epoch that another member has too, or at the last one there is.
     pub(super) fn start_guest(&mut self, last: Option<Position>, out: &mut Vec<Output>) -> Position {
         let term = self.durable.term;
         let (base, start) = match self.data {
             Data::Live { sealed, .. } => (last.unwrap_or(sealed), None),
-            Data::Replica { held, .. } => (held, Some(Start::Promoted { from: held })),
+            Data::Replica { held, .. } => (last.unwrap_or(held), Some(Start::Promoted { from: held })),
             Data::Nothing => (Position::new(term, 0), Some(Start::Cold)),
         };
         self.early.clear();
-        self.data = match self.data {
-            // What was sealed after the base is said again, as part of this term.
-            Data::Live { sealed, released, .. } if sealed.epoch > base.epoch => {
-                Data::Live { reign: term, sealed: Position::new(term, sealed.epoch), released }
-            }
-            Data::Live { released, .. } => Data::Live { reign: term, sealed: base, released },
-            _ => Data::Live { reign: term, sealed: base, released: base.epoch },
+        self.past.clear();
+        let (had, released) = match self.data {
+            Data::Live { sealed, released, .. } => (sealed, released),
+            Data::Replica { held, .. } => (held, base.epoch),
+            Data::Nothing => (base, base.epoch),
         };
+        // What comes after the base is said again, as part of this term.
+        let sealed = if had.epoch > base.epoch { Position::new(term, had.epoch) } else { base };
+        self.data = Data::Live { reign: term, sealed, released };
         match start {
             Some(from) => out.push(Output::StartGuest { term, from }),
             None if self.paused => out.push(Output::ResumeGuest),

@@ -151,7 +151,7 @@ pub struct Member {
     pub(super) pending_release: Option<u64>,
     round_number: u64,
     round: Round,
-    suspected_since_us: Option<u64>,
+    pub(super) suspected_since_us: Option<u64>,
     disturbed_since_us: Option<u64>,
     round_at_us: u64,
     gave_way: bool,

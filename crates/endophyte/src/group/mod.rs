@@ -27,6 +27,7 @@ mod model;
 #[cfg(test)]
 mod simulation;
 
+pub use core::RECENT_EPOCHS;
 pub use election::{How, Refusal};
 pub use leading::{Change, ChangeError};
 pub use member::{Command, Input, Member, Settings};

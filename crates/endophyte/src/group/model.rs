@@ -457,6 +457,7 @@ fn visible_faults() -> Vec<(Fault, Group)> {
         (Fault::ReleaseBeforeSettled, witness([1, 3, 0, 0, 0, 0])),
         (Fault::PledgeForgotten, group(2, 0, Policy::Majority, Alone::GoOn, How::Automatic, [0, 1, 1, 0, 0, 1])),
         (Fault::BeginsBeforeReleased, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
+        (Fault::SucceedsBeforeReleased, backups(Policy::Any, [1, 1, 0, 0, 0, 0])),
     ]
 }
 

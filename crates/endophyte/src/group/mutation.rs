@@ -33,6 +33,8 @@ pub enum Fault {
     TakesFormerCopies,
     /// A primary that is elected again begins its term before what it released already.
     BeginsBeforeReleased,
+    /// A backup that is elected begins its term before what may have been released.
+    SucceedsBeforeReleased,
     /// The primary's output stays open when its lease is over.
     NoLease,
     /// Members vote although they promised not to.
@@ -46,7 +48,7 @@ pub enum Fault {
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 19] = [
         Fault::ReleaseBeforeQuorum,
         Fault::NoVoteFencing,
         Fault::WrongCandidate,
@@ -61,6 +63,7 @@ impl Fault {
         Fault::OldReportsCount,
         Fault::TakesFormerCopies,
         Fault::BeginsBeforeReleased,
+        Fault::SucceedsBeforeReleased,
         Fault::NoLease,
         Fault::PromiseBroken,
         Fault::PledgeForgotten,

@@ -149,17 +149,24 @@ impl Core {
         self.advance(out);
     }
 
-    /// The last epoch of the guest that runs here which a voter has too, if nothing later may have left: there the next
-    /// term can begin with a backup in sync, when the epochs since are sent again as its own.
+    /// The last epoch of the guest, run or held here, which a voter has too, if nothing later may have left: there the
+    /// next term can begin with a backup in sync, when the epochs since are sent again as its own.
     fn last_with_others(&self, ballots: &BTreeMap<Name, Ballot>, config: &Config) -> Option<Position> {
-        let Data::Live { reign, sealed, released } = self.data else { return None };
-        let needed = match config.rules.output {
-            OutputMode::Commit if !self.faults.has(Fault::BeginsBeforeReleased) => released,
-            _ => 0,
-        };
-        let own = |held: &Position| held.term == reign || *held == config.base;
+        let strict = |fault| config.rules.output == OutputMode::Commit && !self.faults.has(fault);
         let others = config.data.iter().filter(|name| **name != self.me).filter_map(|name| ballots.get(name)?.held);
-        others.filter(|held| own(held) && held.epoch >= needed && held.epoch <= sealed.epoch).max()
+        match self.data {
+            Data::Live { reign, sealed, released } => {
+                let needed = if strict(Fault::BeginsBeforeReleased) { released } else { 0 };
+                let own = |held: &Position| held.term == reign || *held == config.base;
+                others.filter(|held| own(held) && held.epoch >= needed && held.epoch <= sealed.epoch).max()
+            }
+            Data::Replica { held, .. } => {
+                let strict = strict(Fault::SucceedsBeforeReleased);
+                let had = |at: &Position| *at >= config.base && (*at == held || self.past.contains(at));
+                others.filter(|at| had(at) && !(strict && may_have_left(*at, ballots, config))).max()
+            }
+            Data::Nothing => None,
+        }
     }
 }
 
@@ -173,6 +180,14 @@ impl Standing {
         let released_when_held = config.rules.output == OutputMode::Commit;
         self.certified.is_some() && all && released_when_held && !heard && config.holders.contains(name)
     }
+}
+
+/// Whether output of an epoch after this one may have left: whether so many holders as that takes may have had it. One that
+/// was not heard, or lost what it held, may have.
+fn may_have_left(after: Position, ballots: &BTreeMap<Name, Ballot>, config: &Config) -> bool {
+    let lacks = |name: &&Name| ballots.get(*name).and_then(|ballot| ballot.held).is_some_and(|held| held <= after);
+    let able = config.holders.len() - config.holders.iter().filter(lacks).count();
+    able >= config.rules.policy.needed(config.holders.len())
 }
 
 /// Those whose votes may matter, by the configurations seen.

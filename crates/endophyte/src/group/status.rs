@@ -93,7 +93,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The guest is stopped here, for no majority hears this host.
     pub halted: bool,
-    /// Why this member does not take over.
+    /// Why this member, which hears no primary, does not take over.
     pub refusal: Option<String>,
     /// The target of a migration that is under way, until it is handed over to.
     pub migrating: Option<Name>,
@@ -130,7 +130,7 @@ impl Member {
             open: self.open_until_us.is_some_and(|until| now_us < until),
             peers: self.peer_statuses(now_us),
             halted: self.is_halted(),
-            refusal: self.refusal.as_ref().map(ToString::to_string),
+            refusal: self.refusal.as_ref().filter(|_| self.suspected_since_us.is_some()).map(ToString::to_string),
             migrating: self.migrating_to().cloned(),
             lag_thousandths: self.lag_thousandths(),
         }

@@ -37,7 +37,7 @@ use super::replica::{Incoming, Replica};
 use super::stream::StreamMessage;
 use super::timeline::Timeline;
 use super::{HostError, Place};
-use crate::group::{Command, Config, Durable, Input, Member, Message, Output, Position};
+use crate::group::{Command, Config, Durable, Input, Member, Message, Name, Output, Position};
 use crate::throttle::Reservation;
 
 /// Time between looks at the clock; the protocol asks for 5 ms at most.
@@ -185,6 +185,8 @@ pub(super) struct Agent {
     held: Held,
     /// Backups to be brought in sync as soon as the guest runs here.
     later_syncs: BTreeSet<String>,
+    /// Epochs to send again as soon as the guest runs: those after this one, and to whom.
+    later_resend: Option<(u64, BTreeSet<Name>)>,
     /// This host's part cannot be written to disk.
     apart: Option<apart::Apart>,
     /// Who is told how far backups are.
@@ -267,6 +269,7 @@ impl Agent {
             under_way: VecDeque::new(),
             held: Held::default(),
             later_syncs: BTreeSet::new(),
+            later_resend: None,
             apart: None,
             following: progress::Followings::default(),
             moving: None,
@@ -385,10 +388,8 @@ impl Agent {
             }
             Output::BeginSync { peer, .. } => self.begin_sync(&peer),
             Output::Resend { to, after } => {
-                let to = to.iter().filter_map(|name| Some(self.peers.get(&**name)?.outbox.clone())).collect();
-                if let (Part::Primary(primary), Some(term)) = (&self.part, self.member.live_since()) {
-                    primary.resend(after, term, to);
-                }
+                self.later_resend = Some((after, to));
+                self.resend();
             }
             Output::Settled(version) => {
                 tracing::debug!(

@@ -240,7 +240,8 @@ pub async fn promote(
         card.restore(taken.learned);
         card.set_mode(AT_FIRST);
         timeline.lap("card");
-        let parts = primary::Parts { checkpointer, disk, nic: Arc::clone(&card), devices: Some(taken.devices) };
+        let (nic, devices, recent) = (Arc::clone(&card), Some(taken.devices), taken.recent);
+        let parts = primary::Parts { checkpointer, disk, nic, devices, recent };
         let primary = Primary::start(parts, assembly.settings(term, from.epoch + 1), events, timeline)?;
         card.announce();
         Ok(primary)
@@ -261,6 +262,6 @@ pub fn boot(assembly: &Assembly, term: u64, events: mpsc::UnboundedSender<Event>
     let mut checkpointer = Checkpointer::new(machine)?;
     // Nobody has a copy: what was written until now reaches backups as part of their first one.
     checkpointer.forget_written()?;
-    let parts = primary::Parts { checkpointer, disk, nic: card, devices: None };
+    let parts = primary::Parts { checkpointer, disk, nic: card, devices: None, recent: Default::default() };
     Primary::start(parts, assembly.settings(term, 1), events, Timeline::start())
 }

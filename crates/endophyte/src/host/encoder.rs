@@ -1,6 +1,5 @@
 //! From checkpoints to frames: pages to bytes, one frame for all who follow, parts of copies for those who do not yet.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
@@ -11,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::agent::Event;
 use super::primary::{Captured, Job, Sent, Settings, Work};
+use super::replica::Kept;
 use super::stream::{Outbox, StreamMessage, frame_message};
 use crate::codec::{
     Compression, DeviceEncoder, EncoderConfig, EpochId, FrameKind, PAGE, Packer, PageEncoder, Parts as FrameParts, seal,
@@ -27,22 +27,27 @@ pub(super) struct Encoder {
     compression: Compression,
     devices: DeviceEncoder,
     disk: Packer,
-    /// Epochs that not every backup in sync has: a host that is elected again sends them again.
-    kept: VecDeque<(u64, FrameParts)>,
+    /// Epochs that not every backup in sync has: a host that is elected, or elected again, sends them again.
+    kept: Kept,
     settled: Arc<AtomicU64>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl Encoder {
     /// `settled` is the last epoch that need not be kept.
-    pub fn new(settings: Settings, pages: u64, settled: Arc<AtomicU64>, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub fn new(
+        settings: Settings,
+        pages: u64,
+        kept: Kept,
+        settled: Arc<AtomicU64>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
         let seed = settings.seed;
         let cache_bytes = usize::try_from(settings.shares.page_copies).unwrap_or(usize::MAX);
         let compression = packing(settings.ram.compression);
         let encoder = page_encoder(pages, cache_bytes, seed, compression);
         let (devices, disk) = (DeviceEncoder::new(seed, compression), Packer::new(compression));
-        let (base, kept) = (None, VecDeque::new());
-        Self { settings, pages, encoder, base, compression, devices, disk, kept, settled, events }
+        Self { settings, pages, encoder, base: None, compression, devices, disk, kept, settled, events }
     }
 
     pub fn run(&mut self, work: &Receiver<Work>) {

@@ -22,6 +22,7 @@ use super::agent::Event;
 use super::checkpoints::{Checkpoints, Load, Slot};
 use super::encoder::Encoder;
 use super::held::{Held, Weight};
+use super::replica::Kept;
 use super::status::{self, Status};
 use super::stream::Outbox;
 use super::sync::{MemorySync, SyncStep};
@@ -41,6 +42,8 @@ pub(super) struct Parts {
     pub nic: Arc<Nic>,
     /// The state of the devices from which it goes on; none when it boots.
     pub devices: Option<Bytes>,
+    /// The last epochs before it goes on.
+    pub recent: Kept,
 }
 
 /// How the guest is checkpointed.
@@ -201,7 +204,7 @@ impl Primary {
         thread::Builder::new().name("checkpoints".into()).spawn(life).map_err(HostError::Thread)?;
         let (work, receiver) = channel();
         let settled = Arc::new(AtomicU64::new(0));
-        let mut encoder = Encoder::new(settings, pages, Arc::clone(&settled), events);
+        let mut encoder = Encoder::new(settings, pages, parts.recent, Arc::clone(&settled), events);
         thread::Builder::new()
             .name("encoder".into())
             .spawn(move || encoder.run(&receiver))

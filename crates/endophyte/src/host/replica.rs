@@ -22,17 +22,20 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::HostError;
 use super::agent::Event;
 use super::stream::StreamMessage;
-use crate::codec::{DeviceDecoder, EpochFrame, FrameKind, Header, PAGE, PageDecoder, unpack};
+use crate::codec::{DeviceDecoder, EpochFrame, FrameKind, Header, PAGE, PageDecoder, Parts as FrameParts, unpack};
 use crate::disk::sync::{Message as DiskMessage, Target};
 use crate::disk::{BlockServer, DiskEpoch, Replica as DiskReplica};
 use crate::egress::Learned;
-use crate::group::Position;
+use crate::group::{Position, RECENT_EPOCHS};
 use crate::machine::{Checkpointer, GuestMemory};
 
 /// Unpacked bytes that one batch of pages may have, against frames that promise too much.
 const UNPACKED_MAX: usize = 1 << 30;
 /// The same for the disk's writes of one epoch.
 const DISK_MAX: usize = 2 << 30;
+
+/// Bytes of epochs that were applied, kept for a backup that lacks them.
+const RECENT_MAX: u64 = 32 << 20;
 
 /// After so many epochs the disk's journal is worked off, so that little is left to do at a promotion.
 const MAINTAIN_EVERY: u64 = 16;
@@ -59,7 +62,12 @@ pub(super) struct Taken {
     pub devices: Bytes,
     /// The addresses the guest was known by.
     pub learned: Learned,
+    /// The last epochs before: another backup may lack some.
+    pub recent: Kept,
 }
+
+/// Epochs as they were received or sent, to be sent again.
+pub(super) type Kept = VecDeque<(u64, FrameParts)>;
 
 enum Order {
     Message(Incoming),
@@ -163,6 +171,7 @@ enum State {
     Following {
         at: Position,
         staged: VecDeque<(Position, EpochFrame)>,
+        recent: VecDeque<(Position, EpochFrame)>,
     },
 }
 
@@ -192,6 +201,9 @@ impl Worker {
                     }
                 }
                 Order::Settled(at) => {
+                    if let State::Following { recent, .. } = &mut self.state {
+                        recent.retain(|(position, _)| *position > at);
+                    }
                     let done = self.parts.disk.as_ref().map_or(Ok(()), |disk| disk.settled(at));
                     if let Err(error) = done {
                         self.lose(&chain(&error));
@@ -297,7 +309,7 @@ impl Worker {
         if disk.as_ref().is_some_and(|disk| disk.finished().is_none_or(|at| at.epoch > last.epoch)) {
             return;
         }
-        self.state = State::Following { at: last, staged: VecDeque::new() };
+        self.state = State::Following { at: last, staged: VecDeque::new(), recent: VecDeque::new() };
         let _ = self.events.send(Event::SyncDone(last));
     }
 
@@ -324,18 +336,31 @@ impl Worker {
     }
 
     fn commit(&mut self, at: Position) -> Result<(), String> {
-        let State::Following { at: held, staged } = &mut self.state else { return Ok(()) };
+        let State::Following { at: held, staged, .. } = &mut self.state else { return Ok(()) };
         // What the group did not want (out of order, of an earlier term) is passed over.
         while let Some((position, frame)) = staged.pop_front() {
             if position == at {
                 *held = at;
-                return self.apply(&frame);
+                self.apply(&frame)?;
+                self.keep(at, frame);
+                return Ok(());
             }
         }
         if *held == at {
             return Ok(());
         }
         Err(format!("epoch {at} is to be committed, which is not here"))
+    }
+
+    fn keep(&mut self, at: Position, frame: EpochFrame) {
+        let State::Following { recent, .. } = &mut self.state else { return };
+        recent.push_back((at, frame));
+        let bytes = |recent: &VecDeque<(Position, EpochFrame)>| -> u64 {
+            recent.iter().map(|(_, frame)| frame.header.frame_length()).sum()
+        };
+        while recent.len() > RECENT_EPOCHS || bytes(recent) > RECENT_MAX {
+            recent.pop_front();
+        }
     }
 
     fn apply(&mut self, frame: &EpochFrame) -> Result<(), String> {
@@ -362,14 +387,15 @@ impl Worker {
     }
 
     fn take(mut self, at: Position) -> Result<Taken, HostError> {
-        let State::Following { at: held, .. } = std::mem::replace(&mut self.state, State::Empty) else {
+        let State::Following { at: held, recent, .. } = std::mem::replace(&mut self.state, State::Empty) else {
             return Err(HostError::ReplicaGone);
         };
         if held != at {
             return Err(HostError::ReplicaAt { held, wanted: at });
         }
-        let learned = Learned::from_bytes(&std::mem::take(&mut self.learned));
-        Ok(Taken { parts: self.parts, devices: self.devices.state(), learned: learned.unwrap_or_default() })
+        let learned = Learned::from_bytes(&std::mem::take(&mut self.learned)).unwrap_or_default();
+        let recent = recent.into_iter().map(|(at, frame)| (at.epoch, frame.into())).collect();
+        Ok(Taken { parts: self.parts, devices: self.devices.state(), learned, recent })
     }
 
     /// The copy is no longer whole.

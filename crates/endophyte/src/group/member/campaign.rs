@@ -72,6 +72,8 @@ impl Member {
     pub(super) fn begin_round(&mut self, how: How, out: &mut Vec<Output>) {
         self.round_number += 1;
         self.gave_way = false;
+        // What came of the last round, with all that answered it.
+        self.refusal = self.core.assess(std::mem::take(&mut self.round.ballots), self.round.how).err();
         self.round = Round { how, ballots: BTreeMap::new() };
         self.round_at_us = self.now_us;
         self.delay_round(2 * self.timing.heartbeat_us);
@@ -90,15 +92,11 @@ impl Member {
         if self.core.is_primary() || !wanted {
             return;
         }
-        match self.core.assess(self.round.ballots.clone(), self.round.how) {
-            Ok(_) => {
-                self.refusal = None;
-                // Answers that are still on their way belong to a past round.
-                self.round_number += 1;
-                self.core.campaign(self.round.how, out);
-                self.delay_round(self.timing.promise_us);
-            }
-            Err(refusal) => self.refusal = Some(refusal),
+        if self.core.assess(self.round.ballots.clone(), self.round.how).is_ok() {
+            // Answers that are still on their way belong to a past round.
+            self.round_number += 1;
+            self.core.campaign(self.round.how, out);
+            self.delay_round(self.timing.promise_us);
         }
     }
 

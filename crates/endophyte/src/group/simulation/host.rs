@@ -7,6 +7,8 @@ use crate::group::{Input, Member, Output, Settings, Timing};
 
 use super::oracle::Guest;
 
+/// Not for ever: a backup that would need more is brought in sync anew.
+const KEPT_EPOCHS: usize = 16;
 /// Here a guest that nobody hears is stopped soon, so that it happens often.
 pub const ISOLATED_US: u64 = 300_000;
 
@@ -37,7 +39,7 @@ pub struct Host {
     pub copier: Option<usize>,
     /// Received whole, not yet committed: the states before and after.
     pub staged: BTreeMap<Position, (Guest, Guest)>,
-    /// The latest epochs of the guest that runs here, as they can be sent again.
+    /// The latest epochs of the guest that runs here, or of the replica, as they can be sent again.
     pub kept: VecDeque<(u64, Guest, Guest)>,
     pub held: Held,
     pub lease_until: u64,
@@ -99,6 +101,14 @@ impl Host {
         self.held.clear();
         self.lease_until = 0;
         self.syncs.clear();
+    }
+
+    /// Keeps an epoch, with the states before and after, to be sent again.
+    pub fn keep(&mut self, epoch: u64, before: Guest, after: Guest) {
+        self.kept.push_back((epoch, before, after));
+        if self.kept.len() > KEPT_EPOCHS {
+            self.kept.pop_front();
+        }
     }
 
     pub fn handle(&mut self, now_us: u64, input: Input) -> Vec<Output> {

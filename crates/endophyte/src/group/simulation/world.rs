@@ -14,8 +14,6 @@ use super::oracle::{Guest, Oracle};
 pub const YEAR_US: u64 = 30_000_000;
 const TICK_US: u64 = 5_000;
 const EPOCH_US: u64 = 25_000;
-/// Not for ever: a backup that would need more is brought in sync anew.
-const KEPT_EPOCHS: usize = 16;
 const FAULTS_UNTIL_US: u64 = 1_800_000;
 /// A lease, the time until a guest is stopped by a slow clock, and a few epochs.
 const ALONE_US_MAX: u64 = 60_000 + ISOLATED_US * 103 / 100 + 3 * EPOCH_US;
@@ -238,6 +236,7 @@ impl World {
                     self.hosts[at].member.as_ref().and_then(Member::following) == Some(&self.hosts[from].name);
                 if self.hosts[at].running.is_none() && (followed || anybody) {
                     (self.hosts[at].replica, self.hosts[at].copier) = (None, Some(from));
+                    self.hosts[at].kept.clear();
                     self.input(at, Input::ReplicaLost);
                 }
             }
@@ -312,10 +311,7 @@ impl World {
         let host = &mut self.hosts[at];
         let Some(term) = host.member.as_ref().and_then(Member::live_since) else { return };
         let position = Position::new(term, epoch);
-        host.kept.push_back((epoch, before, guest));
-        if host.kept.len() > KEPT_EPOCHS {
-            host.kept.pop_front();
-        }
+        host.keep(epoch, before, guest);
         let due: Vec<_> = host.syncs.iter().filter(|(_, due)| **due <= self.now_us).map(|(peer, _)| *peer).collect();
         host.syncs.retain(|peer, _| !due.contains(peer));
         for peer in (0..self.hosts.len() - self.witnesses).filter(|peer| *peer != at) {
@@ -376,6 +372,7 @@ impl World {
                 let onto = host.replica.map(|(_, guest)| guest);
                 assert_eq!(onto, Some(before), "an epoch is applied to another state than it was made from");
                 host.replica = Some((position, guest));
+                host.keep(position.epoch, before, guest);
             }
             Output::BeginSync { peer, .. } => {
                 let peer = self.hosts.iter().position(|host| host.name == peer).unwrap();
@@ -546,6 +543,37 @@ impl World {
         self.heal();
         self.converge();
         before == self.primary() && self.term() > term && self.oracle.promotions == 0
+    }
+
+    /// The primary is lost while it speaks to one backup only, and has not done so for long enough to do without the other.
+    /// Whoever takes over is lost as well, as soon as its guest starts or when the third stood still for `silent_us` and
+    /// went on. Both come back with nothing. Whether the third had less than the second.
+    pub fn lose_primary_and_heir(&mut self, silent_us: u64) -> bool {
+        self.until(World::protected, 5_000_000);
+        let (phase, parted) = (self.random.range(200_000, 300_000), self.random.range(1_000, 26_000));
+        self.pass(phase);
+        let lost = self.primary().expect("a primary");
+        self.cut.insert((lost, 2));
+        self.pass(parted);
+        self.crash_primary();
+        self.until(|world| world.oracle.promotions == 1, 1_000_000);
+        let heir = (0..self.hosts.len()).find(|at| self.hosts[*at].running.is_some()).expect("an heir");
+        let third = (0..self.hosts.len()).find(|at| ![lost, heir].contains(at)).expect("a third");
+        let epoch = self.hosts[heir].running.as_ref().map(|running| running.epoch);
+        let behind = self.hosts[third].replica.map(|(at, _)| at.epoch) < epoch;
+        self.pass(2_000);
+        if silent_us > 0 {
+            self.hosts[third].frozen_until_us = self.now_us + silent_us;
+            let after_us = self.random.range(200, 4_000);
+            self.pass(silent_us + after_us);
+        }
+        self.hosts[heir].crash();
+        for at in [lost, heir] {
+            self.hosts[at].up_at_us = self.now_us + 100_000;
+        }
+        self.heal();
+        self.converge();
+        behind
     }
 
     fn term(&self) -> u64 {

@@ -77,8 +77,8 @@ impl Agent {
     }
 
     /// What keeps this host from its part.
-    pub(super) fn trouble(&self) -> &str {
-        self.apart.as_ref().map_or("", |apart| &apart.problem)
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.apart.as_ref().map(|apart| &*apart.problem)
     }
 
     /// Something happened while this host is apart.

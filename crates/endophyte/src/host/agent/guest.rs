@@ -41,6 +41,7 @@ impl Agent {
             Ok(primary) if self.member.live_since().is_some() => {
                 self.history.started(&primary.timeline);
                 self.part = Part::Primary(primary);
+                self.resend();
                 if self.member.is_halted() {
                     self.with_primary(Primary::halt);
                 }
@@ -62,10 +63,19 @@ impl Agent {
         }
     }
 
+    /// Sends epochs again that others lack, when there is what can send them.
+    pub(super) fn resend(&mut self) {
+        let (Part::Primary(primary), Some(term)) = (&self.part, self.member.live_since()) else { return };
+        let Some((after, to)) = self.later_resend.take() else { return };
+        let to = to.iter().filter_map(|name| Some(self.peers.get(&**name)?.outbox.clone())).collect();
+        primary.resend(after, term, to);
+    }
+
     /// Another host runs the machine.
     pub(super) fn stop_guest(&mut self) {
         self.syncs.clear();
         self.later_syncs.clear();
+        self.later_resend = None;
         self.under_way.clear();
         self.sizes.clear();
         if let Some(call) = self.stopping.take().and_then(|stopping| stopping.call) {

@@ -77,7 +77,7 @@ impl Agent {
             primary.describe(&mut status);
         }
         status.buffer.bytes += self.held.bytes();
-        status.problem = self.trouble().to_owned();
+        status.problem = self.trouble().map(str::to_owned).or(group.refusal.clone()).unwrap_or_default();
         status.migration = self.describe_migration();
         status.peers = self.peer_status(&group, status.epochs.sealed);
         status
