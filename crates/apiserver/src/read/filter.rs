@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use mycelium_api::selector::{FieldSelector, Selector};
+use memchr::memmem::Finder;
+use mycelium_api::selector::{FieldSelector, Op, Selector};
 use mycelium_store::Revision;
 use serde_json::Value;
 
@@ -21,6 +22,8 @@ pub struct Filter {
     /// Fields that only show once an object is made over for the request.
     late: FieldSelector,
     name: Option<String>,
+    /// What the text of every object that passes contains.
+    contained: Option<Finder<'static>>,
     resource: Arc<Resource>,
 }
 
@@ -45,7 +48,9 @@ impl Filter {
         };
         let late = FieldSelector(late);
         let name = if name.is_empty() { exact } else { Some(name.to_owned()) };
-        Ok(Self { labels, fields, late, name, resource: resource.clone() })
+        let contained = contained(resource.custom.is_some(), &labels, &fields);
+        let contained = contained.map(|value| Finder::new(&value).into_owned());
+        Ok(Self { labels, fields, late, name, contained, resource: resource.clone() })
     }
 
     /// Whether every object passes.
@@ -78,6 +83,11 @@ impl Filter {
         self.late.matches(|path| Some(selected(object, path)))
     }
 
+    /// Whether the text of a stored object shows, without being parsed, that it does not pass.
+    pub fn rules_out(&self, text: &[u8]) -> bool {
+        self.contained.as_ref().is_some_and(|contained| contained.find(text).is_none())
+    }
+
     /// Whether a stored object passes the selectors.
     pub fn passes(&self, object: &Value) -> bool {
         self.labels.matches_value(&object["metadata"]["labels"])
@@ -86,6 +96,19 @@ impl Filter {
                 false => self.resource.behaviour.selectable_fields(object, path),
             })
     }
+}
+
+/// A value that an object must have to pass, as it stands in JSON: that of a label, or the node of a pod. Other fields have
+/// defaults, or are made of several.
+fn contained(custom: bool, labels: &Selector, fields: &FieldSelector) -> Option<String> {
+    let node = if custom { None } else { fields.exact("spec.nodeName") };
+    let label = labels.requirements().iter().find_map(|requirement| match (requirement.op, &*requirement.values) {
+        (Op::In, [value]) => Some(value.as_str()),
+        _ => None,
+    });
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let value = node.or(label).filter(|value| !value.is_empty() && value.chars().all(plain))?;
+    Some(format!("\"{value}\""))
 }
 
 /// Whether a definition names a field for objects to be selected by.
@@ -152,6 +175,34 @@ impl Inner {
             let Some((oldest, bytes)) = self.order.pop_front() else { return };
             self.values.remove(&oldest);
             self.bytes -= bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_for_in_the_text_is_in_every_object_that_passes() {
+        let of = |custom, labels: &str, fields: &str| {
+            let labels = Selector::parse(labels).expect("labels");
+            let fields = FieldSelector::parse(fields).expect("fields");
+            contained(custom, &labels, &fields)
+        };
+        assert_eq!(of(false, "", "spec.nodeName=n-1.lan").as_deref(), Some("\"n-1.lan\""));
+        assert_eq!(of(false, "tier!=x,app=web", "status.phase=Running").as_deref(), Some("\"web\""));
+        assert_eq!(of(false, "app in (web)", "").as_deref(), Some("\"web\""));
+        // What may be absent or written otherwise in an object that passes.
+        for (custom, labels, fields) in [
+            (false, "", ""),
+            (false, "app in (web, db),tier notin (x),other", ""),
+            (false, "app=", "spec.nodeName="),
+            (false, "", "spec.nodeName!=n,status.phase=Running,spec.unschedulable=false"),
+            (false, "", "spec.nodeName=a\\b"),
+            (true, "", "spec.nodeName=5"),
+        ] {
+            assert_eq!(of(custom, labels, fields), None, "{labels} {fields}");
         }
     }
 }

@@ -176,7 +176,9 @@ fn scan(
 }
 
 fn passes(filter: &Filter, entry: &Entry) -> Result<bool, ApiError> {
-    Ok(filter.passes_key(&entry.key) && (!filter.needs_object() || filter.passes(&codec::parse_entry(entry)?)))
+    Ok(filter.passes_key(&entry.key)
+        && !filter.rules_out(&entry.value)
+        && (!filter.needs_object() || filter.passes(&codec::parse_entry(entry)?)))
 }
 
 fn page_of(entries: Vec<Entry>, prefix: &str, revision: Revision, remaining: Option<usize>) -> Listed {
