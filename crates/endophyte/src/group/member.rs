@@ -116,6 +116,8 @@ pub(super) struct Watch {
 struct Round {
     how: How,
     ballots: BTreeMap<Name, Ballot>,
+    /// The others were asked.
+    asked: bool,
 }
 
 #[derive(Clone, Debug)]

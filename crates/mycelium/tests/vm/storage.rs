@@ -3,6 +3,10 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::common::eventually;
 use crate::guests::{VM, order, run_numbers_with};
@@ -19,6 +23,36 @@ fn fill(folder: &Path) -> std::path::PathBuf {
         while file.write_all(&vec![0x5a; size]).is_ok() {}
     }
     path
+}
+
+/// Keeps the file system that a folder is on full until it is dropped: what is given up there is taken at once.
+struct Full {
+    stop: Arc<AtomicBool>,
+    filling: Option<JoinHandle<()>>,
+}
+
+impl Full {
+    fn keep(folder: &Path) -> Self {
+        let filler = fill(folder);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let filling = thread::spawn(move || {
+            let mut file = File::options().append(true).open(&filler).expect("filler");
+            while !stopped.load(Ordering::Relaxed) {
+                while file.write_all(&[0x5a; 512]).is_ok() {}
+                thread::sleep(Duration::from_millis(1));
+            }
+            fs::remove_file(filler).expect("filler");
+        });
+        Self { stop, filling: Some(filling) }
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.filling.take().map(JoinHandle::join);
+    }
 }
 
 /// A backup without room for an epoch cannot hold it: it says why and is left out; the guest goes on under the other's
@@ -38,7 +72,7 @@ fn a_full_disk_costs_a_backup_until_there_is_room() {
     order(&lab, "disk", 1);
     client.goes_on();
 
-    let filler = fill(&lab.host("b").folder().join("vm"));
+    let full = Full::keep(&lab.host("b").folder().join("vm"));
     let reason = eventually("b says that it has no room", || {
         let log = lab.host("b").log().to_lowercase();
         log.lines().find(|line| line.contains("no space")).map(str::to_owned).ok_or(log)
@@ -56,7 +90,7 @@ fn a_full_disk_costs_a_backup_until_there_is_room() {
     }
     lab.protected(VM, 1);
 
-    fs::remove_file(filler).expect("filler");
+    drop(full);
     let primary = lab.protected(VM, 2);
     client.goes_on();
     order(&lab, "disk", 0);

@@ -54,6 +54,7 @@ impl Member {
         }
         if self.suspected_since_us.is_none() {
             self.suspected_since_us = Some(self.now_us);
+            (self.round, self.refusal) = (Round::default(), None);
             let stagger = self.rank() * self.timing.heartbeat_us;
             self.round_at_us = self.round_at_us.max(self.now_us + stagger);
         }
@@ -73,8 +74,10 @@ impl Member {
         self.round_number += 1;
         self.gave_way = false;
         // What came of the last round, with all that answered it.
-        self.refusal = self.core.assess(std::mem::take(&mut self.round.ballots), self.round.how).err();
-        self.round = Round { how, ballots: BTreeMap::new() };
+        if self.round.asked {
+            self.refusal = self.core.assess(std::mem::take(&mut self.round.ballots), self.round.how).err();
+        }
+        self.round = Round { how, ballots: BTreeMap::new(), asked: true };
         self.round_at_us = self.now_us;
         self.delay_round(2 * self.timing.heartbeat_us);
         let ask = Message::PreVote { round: self.round_number, by_hand: how != How::Automatic, held: self.core.held() };
