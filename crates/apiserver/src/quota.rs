@@ -5,13 +5,16 @@
 //! ```
 //!
 //! A quota's `status.used` therefore is exact at every revision: no controller counts behind the writers. Writers of
-//! one namespace with quotas take turns; namespaces without any pay one look into a set.
+//! one namespace with quotas take turns; namespaces without any pay one look into a set. A client that may write a
+//! quota's status can make it say otherwise for a moment, as in Kubernetes: then it is counted anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use mycelium_kinds::admission::quota::{self, Counted};
-use mycelium_store::{CommitError, Committed, Op, Store};
+use mycelium_store::{CommitError, Committed, Expect, Op, Store};
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
@@ -19,6 +22,8 @@ use crate::codec;
 use crate::server::Inner;
 
 const PREFIX: &str = "/registry/core/resourcequotas/";
+/// How long a status stays that a client wrote.
+const RESTATED_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a charged transaction was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -141,10 +146,46 @@ fn charge(store: &Store, namespace: &str, ops: &mut Vec<Op>, limits: Limits) -> 
         }
     }
     for account in accounts.into_iter().filter(|account| account.changed) {
-        let expect = mycelium_store::Expect::Revision(account.revision);
+        let expect = Expect::Revision(account.revision);
         ops.push(Op::Put { key: account.key, value: codec::encode(&account.quota), expect });
     }
     Ok(())
+}
+
+/// An object's status was written by a client: that of a quota is made true again in a moment.
+pub fn status_written(server: &Arc<Inner>, key: &str) {
+    if !key.starts_with(PREFIX) {
+        return;
+    }
+    let (server, key) = (Arc::downgrade(server), key.to_owned());
+    tokio::spawn(async move {
+        tokio::time::sleep(RESTATED_AFTER).await;
+        if let Some(server) = server.upgrade()
+            && let Err(error) = restate(&server, &key).await
+        {
+            tracing::warn!(%error, key, "a quota's status cannot be written");
+        }
+    });
+}
+
+async fn restate(server: &Inner, key: &str) -> Result<(), CommitError> {
+    let Some((_, namespace)) = place(key) else { return Ok(()) };
+    let _beside = server.quotas.gate.read().await;
+    let op = |value, revision| Op::Put { key: key.to_owned(), value, expect: Expect::Revision(revision) };
+    let _turn = server.quotas.turns(&server.store, &[op(Bytes::new(), 0)]).await;
+    let Some(entry) = server.store.get(key) else { return Ok(()) };
+    let Ok(mut quota) = codec::parse_entry(&entry) else { return Ok(()) };
+    let written = quota["status"].take();
+    let (hard, used) = (quota::hard(&quota), count(&server.store, namespace, &quota));
+    quota::set_status(&mut quota, &hard, &used);
+    if quota["status"] == written {
+        return Ok(());
+    }
+    // Whoever was faster wrote it whole.
+    match server.store.commit(vec![op(codec::encode(&quota), entry.mod_revision)]).await {
+        Err(CommitError::Conflict { .. }) | Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Charges one operation to the quotas that are not themselves written.

@@ -56,6 +56,24 @@ async fn use_is_counted_and_limited() {
 }
 
 #[tokio::test]
+async fn a_status_that_a_client_wrote_is_counted_anew() {
+    let api = local().await;
+    api.post(MAPS, &json!({"metadata": {"name": "one"}})).await.expect(201);
+    let spec = json!({"hard": {"count/configmaps": "5"}});
+    let truth = quota(&api, "q", spec).await["status"].clone();
+    let status = json!({"status": {"hard": {"count/configmaps": "9"}, "used": {"count/configmaps": "0"}}});
+    let written = api.patch(&format!("{QUOTAS}/q/status"), "merge", &status).await.expect(200);
+    assert_eq!(written["status"], status["status"], "it can be seen");
+    for _ in 0..500 {
+        if api.get(&format!("{QUOTAS}/q")).await.expect(200)["status"] == truth {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the status stays as the client wrote it");
+}
+
+#[tokio::test]
 async fn scopes_and_kinds_have_their_own_limits() {
     let api = local().await;
     quota(&api, "ending", json!({"hard": {"pods": "1"}, "scopes": ["Terminating"]})).await;

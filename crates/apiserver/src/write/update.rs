@@ -310,7 +310,12 @@ impl Prepared {
         }
         match cx.server.commit_within(ops, limits).await {
             Ok(committed) if last => Ok(Some(Entry { value, mod_revision: committed.revision, ..entry.clone() })),
-            Ok(committed) => Ok(committed.entries.into_iter().next().flatten()),
+            Ok(committed) => {
+                if cx.subresource() == Some("status") {
+                    quota::status_written(cx.server, &entry.key);
+                }
+                Ok(committed.entries.into_iter().next().flatten())
+            }
             Err(ChargeError::Commit(CommitError::Conflict { .. })) => Ok(None),
             Err(error) => Err(create::charge_failure(cx, &cx.path.name, error)),
         }
