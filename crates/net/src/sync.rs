@@ -35,9 +35,11 @@ use crate::tracker::{Tracker, Update};
 
 /// Shortest rest between two changes of the rules: what comes in between goes together.
 const BURST: Duration = Duration::from_millis(10);
-/// And the longest. In between a rest is twice as long as the change before it took, so that the rules of a large cluster
-/// in motion take a third of a processor at most.
+/// And the longest. In between a rest is twice as long as the change before it took beyond [`QUICK`], so that the rules of
+/// a large cluster in motion take a third of a processor or little more.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// A change that takes no longer is followed by the shortest rest: a policy is not to wait for what came just before it.
+const QUICK: Duration = Duration::from_millis(30);
 /// How often the rules in the kernel are compared with ours.
 const RESYNC: Duration = Duration::from_secs(120);
 /// How often a port 53 that somebody else has is tried again.
@@ -204,7 +206,7 @@ impl Loop {
         let wanted = load_balancers(&self.network.site(), &cluster.services);
         let all = networks.into_iter().map(|network| network.program(cluster.clone(), guard.clone()));
         let result = join_all(all).await.into_iter().collect::<Result<(), NetError>>();
-        self.rested = Instant::now() + (begun.elapsed() * 2).clamp(BURST, REST_MAX);
+        self.rested = Instant::now() + (begun.elapsed().saturating_sub(QUICK) * 2).clamp(BURST, REST_MAX);
         self.settle(result);
         self.publish(&wanted.into_keys().collect::<Vec<_>>()).await;
     }
