@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use mycelium_unverified::{Proof, verifier};
+use mycelium_unverified::{Proof, client};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -37,15 +37,15 @@ pub struct Tls {
 impl Tls {
     /// TLS to `host`; with a certificate if we have to show one.
     pub fn new(host: &str, trust: &Trust<'_>, shown: Option<&CertKey>) -> Result<Self, BoxError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let builder = match trust {
-            Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(verifier(provider, Proof::Spared)),
+            Trust::Anyone => client(Proof::Spared)?,
             Trust::Authorities(pem) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in CertificateDer::pem_slice_iter(pem) {
                     roots.add(certificate?)?;
                 }
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
                 builder.with_root_certificates(roots)
             }
         };

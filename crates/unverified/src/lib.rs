@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Whether the other side has to prove that the certificate's key is its own. That can only be proven for a certificate
@@ -19,9 +20,11 @@ pub enum Proof {
     Spared,
 }
 
-/// Accepts every certificate.
-pub fn verifier(provider: Arc<CryptoProvider>, proof: Proof) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Anyone { provider, proof })
+/// A client that accepts every certificate; whether it shows one itself is still to be said.
+pub fn client(proof: Proof) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone { provider, proof })))
 }
 
 #[derive(Debug)]

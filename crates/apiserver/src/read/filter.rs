@@ -1,5 +1,6 @@
 //! Label and field selectors of a list or watch.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,9 +84,16 @@ impl Filter {
         self.late.matches(|path| Some(selected(object, path)))
     }
 
-    /// Whether the text of a stored object shows, without being parsed, that it does not pass.
-    pub fn rules_out(&self, text: &[u8]) -> bool {
-        self.contained.as_ref().is_some_and(|contained| contained.find(text).is_none())
+    /// Whether a stored object passes the selectors. It is parsed only where its text does not show that it cannot.
+    pub fn passes_text<O: Borrow<Value>>(
+        &self,
+        text: &[u8],
+        parse: impl FnOnce() -> Result<O, ApiError>,
+    ) -> Result<bool, ApiError> {
+        if self.contained.as_ref().is_some_and(|contained| contained.find(text).is_none()) {
+            return Ok(false);
+        }
+        Ok(!self.needs_object() || self.passes(parse()?.borrow()))
     }
 
     /// Whether a stored object passes the selectors.

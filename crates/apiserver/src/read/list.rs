@@ -126,7 +126,7 @@ fn one(cx: &Context<'_>, filter: &Filter, key: &str) -> Result<Listed, ApiError>
     let revision = cx.server.store.revision();
     let mut entries = Vec::new();
     if let Some(entry) = cx.server.store.get(key)
-        && (!filter.needs_object() || filter.passes(&codec::parse_entry(&entry)?))
+        && filter.passes_text(&entry.value, || codec::parse_entry(&entry))?
     {
         entries.push(entry);
     }
@@ -176,9 +176,7 @@ fn scan(
 }
 
 fn passes(filter: &Filter, entry: &Entry) -> Result<bool, ApiError> {
-    Ok(filter.passes_key(&entry.key)
-        && !filter.rules_out(&entry.value)
-        && (!filter.needs_object() || filter.passes(&codec::parse_entry(entry)?)))
+    Ok(filter.passes_key(&entry.key) && filter.passes_text(&entry.value, || codec::parse_entry(entry))?)
 }
 
 fn page_of(entries: Vec<Entry>, prefix: &str, revision: Revision, remaining: Option<usize>) -> Listed {

@@ -261,8 +261,7 @@ impl Writer {
     fn passes(&self, entry: &Entry, revision: Revision) -> Result<bool, ApiError> {
         let late = |object: &Arc<Value>| self.filter.passes_late(object);
         Ok(self.filter.passes_key(&entry.key)
-            && !self.filter.rules_out(&entry.value)
-            && (!self.filter.needs_object() || self.filter.passes(&*self.parsed(entry, entry.mod_revision)?))
+            && self.filter.passes_text(&entry.value, || self.parsed(entry, entry.mod_revision))?
             && (!self.filter.is_late() || self.converted.get(&shown(entry, revision)).is_some_and(late)))
     }
 

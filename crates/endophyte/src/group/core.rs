@@ -318,10 +318,15 @@ impl Core {
         self.report_to_primary(out);
     }
 
-    /// The replica is about to be written in place, or failed: it is not whole any more.
-    pub fn replica_lost(&mut self, out: &mut Vec<Output>) {
+    /// What came early, or was held before, belongs to a replica that is no more.
+    fn forget_epochs(&mut self) {
         self.early.clear();
         self.past.clear();
+    }
+
+    /// The replica is about to be written in place, or failed: it is not whole any more.
+    pub fn replica_lost(&mut self, out: &mut Vec<Output>) {
+        self.forget_epochs();
         if let Data::Replica { .. } = self.data {
             self.data = Data::Nothing;
             self.report_to_primary(out);
@@ -337,8 +342,7 @@ impl Core {
         if !followed && !self.faults.has(Fault::TakesFormerCopies) {
             return self.replica_lost(out);
         }
-        self.early.clear();
-        self.past.clear();
+        self.forget_epochs();
         self.data = Data::Replica { held: at, gap: false };
         self.report_to_primary(out);
     }
@@ -352,8 +356,7 @@ impl Core {
             Data::Replica { held, .. } => (last.unwrap_or(held), Some(Start::Promoted { from: held })),
             Data::Nothing => (Position::new(term, 0), Some(Start::Cold)),
         };
-        self.early.clear();
-        self.past.clear();
+        self.forget_epochs();
         let (had, released) = match self.data {
             Data::Live { sealed, released, .. } => (sealed, released),
             Data::Replica { held, .. } => (held, base.epoch),

@@ -188,25 +188,16 @@ impl Core {
         let mut next = latest.clone();
         let term = self.durable.term;
         let Data::Live { sealed, .. } = self.data else { return None };
-        let settles = self.settles_without_the_lost(latest);
         next.holders.retain(|name| {
             let Some(peer) = reign.peers.get(name) else { return true };
             let stale = peer.accepted.term == term && (peer.gap || peer.epoch(term, &latest.base).is_none());
             let last = latest.rules.alone == Alone::Hold && latest.holders.len() == 1;
-            !stale && (!peer.lost || last || !settles)
+            !stale && (!peer.lost || last || !reign.settles_without_the_lost(latest, &self.me))
         });
         if reign.proposals.is_empty() {
             reign.add(&mut next, &self.me, term, sealed.epoch, self.faults);
         }
         (next != *latest && reign.covers(&next, term, sealed.epoch)).then_some(next)
-    }
-
-    /// Whether those that are not thought lost could settle what follows a configuration. Where they cannot, a holder that
-    /// is thought lost stays one: it would have to agree to its own removal, and one that can agree is not lost.
-    fn settles_without_the_lost(&self, latest: &Config) -> bool {
-        let Role::Primary(reign) = &self.role else { return false };
-        let there = |name: &Name| *name == self.me || reign.peers.get(name).is_some_and(|peer| !peer.lost);
-        reign.under.iter().chain([&latest.quorum()]).all(|quorum| quorum.majority(there))
     }
 
     fn begin_syncs(&mut self, out: &mut Vec<Output>) {
@@ -363,6 +354,13 @@ impl Reign {
         config.holders.is_empty()
             || config.rules.output == OutputMode::BestEffort
             || self.safe(config, term, sealed) >= Some(released)
+    }
+
+    /// Whether those that are not thought lost could settle what follows a configuration. Where they cannot, a holder that
+    /// is thought lost stays one: it would have to agree to its own removal, and one that can agree is not lost.
+    fn settles_without_the_lost(&self, latest: &Config, me: &Name) -> bool {
+        let there = |name: &Name| name == me || self.peers.get(name).is_some_and(|peer| !peer.lost);
+        self.under.iter().chain([&latest.quorum()]).all(|quorum| quorum.majority(there))
     }
 
     /// The epoch that a backup must hold to be made a holder: what was released, for that must survive. Where there are

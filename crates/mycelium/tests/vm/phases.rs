@@ -115,9 +115,6 @@ fn waiting(lab: &Lab, host: &str) -> (u64, u64) {
 
 /// Waits until a host is in the phase and cuts its power there; tells which hosts were lost.
 fn lose(lab: &mut Lab, random: &mut Random, phase: Phase) -> Vec<String> {
-    if phase == Phase::Promoting {
-        return lose_two(lab);
-    }
     let primary = lab.protected(VM, 2);
     let (lost, _still) = match phase {
         Phase::Paused => catch(lab, random, Role::Primary, |still| WAITING.contains(&&*still.call("checkpoints"))),
@@ -137,7 +134,7 @@ fn lose(lab: &mut Lab, random: &mut Random, phase: Phase) -> Vec<String> {
             (primary, still)
         }
         Phase::Applying => catch(lab, random, Role::Backup, |still| still.call("replica") != FUTEX),
-        Phase::Promoting => unreachable!("two are lost"),
+        Phase::Promoting => return lose_two(lab),
     };
     lab.power_off(&lost);
     vec![lost]

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use mycelium_unverified::{Proof, verifier};
+use mycelium_unverified::{Proof, client};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -145,13 +145,7 @@ where
 
 /// With any certificate: a probe asks whether the container answers, not who it is.
 async fn over_tls(host: &str, stream: TcpStream) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier(provider, Proof::Spared))
-        .with_no_client_auth();
+    let config = client(Proof::Spared).map_err(|e| e.to_string())?.with_no_client_auth();
     let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())
 }
