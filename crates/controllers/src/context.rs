@@ -1,5 +1,7 @@
 //! What every controller gets: the caches, a writer, the clock and the event recorder.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -17,7 +19,8 @@ use tokio::task::JoinSet;
 
 use crate::cache::{Cache, Object};
 use crate::events::{Events, Note, Type};
-use crate::objects::{controller_of, node_name, reference};
+use crate::labels::Matcher;
+use crate::objects::{controller_of, labels, node_name, reference};
 use crate::write::Writer;
 
 /// The ConfigMap that every namespace gets, with the certificate of the cluster's authority.
@@ -113,7 +116,12 @@ fn pod_terms(pod: &Pod) -> Vec<String> {
     terms.extend(node_name(pod).map(|node| format!("node:{node}")));
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     terms.extend(crate::volumes::claims_of(pod).map(|(_, claim)| format!("claim:{namespace}/{claim}")));
+    terms.extend(labels(&pod.metadata).iter().map(|(key, value)| label_term(namespace, key, value)));
     terms
+}
+
+fn label_term(namespace: &str, key: &str, value: &str) -> String {
+    format!("label:{namespace}/{key}={value}")
 }
 
 fn slice_terms(slice: &EndpointSlice) -> Vec<String> {
@@ -123,6 +131,15 @@ fn slice_terms(slice: &EndpointSlice) -> Vec<String> {
 }
 
 impl Caches {
+    /// The pods of a namespace that a selector matches, by name.
+    pub fn selected_pods(&self, namespace: &str, selector: &Matcher) -> Vec<Arc<Pod>> {
+        let candidates = match selector.exact_label() {
+            Some((key, value)) => self.pods.by_index(&label_term(namespace, key, value)),
+            None => self.pods.namespace(namespace),
+        };
+        candidates.into_iter().filter(|pod| selector.matches(labels(&pod.metadata))).collect()
+    }
+
     /// Starts every watch.
     pub fn start(&self, client: &Client, tasks: &mut JoinSet<()>) {
         fn follow<K: Object>(cache: &Cache<K>, client: &Client, tasks: &mut JoinSet<()>) {

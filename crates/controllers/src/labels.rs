@@ -73,6 +73,14 @@ impl Matcher {
         self.0.insert(requirement);
     }
 
+    /// A label, if it demands one, that all it matches have with the same value.
+    pub fn exact_label(&self) -> Option<(&str, &str)> {
+        self.0.iter().find_map(|requirement| match requirement {
+            Requirement::In(key, values) if values.len() == 1 => Some((key.as_str(), values.first()?.as_str())),
+            _ => None,
+        })
+    }
+
     /// Whether it demands nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`allocator`] | which allocator a process has |
 //! | [`bound`] | children that die with this process |
 //! | [`bridge`] | bridges and their ports |
 //! | [`cgroup`] | control groups above containers, of either version |
@@ -20,6 +21,7 @@
 //! | [`terminal`] | controlling terminals |
 //! | [`userfault`] | which pages another process has written |
 
+pub mod allocator;
 pub mod bound;
 pub mod bridge;
 pub mod cgroup;

@@ -14,6 +14,9 @@ mod engine;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mycelium_linux::allocator::Allocator = mycelium_linux::allocator::Allocator;
+
 fn main() -> ExitCode {
     // The shim must stay single-threaded: it is told apart before any runtime starts.
     let mut arguments = std::env::args_os();

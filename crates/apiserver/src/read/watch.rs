@@ -36,6 +36,8 @@ use crate::server::Inner;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(1800);
 const CHUNK_BYTES: usize = 64 * 1024;
+/// About what a line has beside the stored object.
+const LINE_FRAME: usize = 96;
 
 /// Answers a watch.
 pub fn watch(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
@@ -75,7 +77,8 @@ pub fn watch(cx: &Context<'_>) -> Result<Response<Body>, ApiError> {
         done: false,
         _gauge: cx.server.metrics.watch(),
     };
-    let chunks = stream::unfold(feed, |mut feed| async move { feed.next().await.map(|chunk| (chunk, feed)) });
+    // On the heap: it is moved for every piece.
+    let chunks = stream::unfold(Box::new(feed), |mut feed| async { feed.next().await.map(|chunk| (chunk, feed)) });
     Ok(answer::with_type(StatusCode::OK, "application/json", body::stream(chunks)))
 }
 
@@ -295,6 +298,7 @@ impl Writer {
             _ => None,
         };
         if let Some(splice) = splice {
+            out.reserve(entry.value.len() + LINE_FRAME);
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
             out.extend_from_slice(b"\",\"object\":");

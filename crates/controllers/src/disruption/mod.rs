@@ -80,8 +80,7 @@ async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error
         return Ok(None);
     }
     let selector = selector(&budget);
-    let all = context.caches.pods.namespace(&key.namespace);
-    let pods: Vec<_> = all.into_iter().filter(|pod| selector.matches(labels(&pod.metadata))).collect();
+    let pods = context.caches.selected_pods(&key.namespace, &selector);
     let scales = if plan::needs_scales(&budget) { scales(&context, &pods).await } else { Scales::default() };
     let outcome = plan::status(&budget, &pods, &scales, context.env.now());
     if budget.status.as_ref() != Some(&outcome.status) {

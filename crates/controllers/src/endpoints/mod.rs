@@ -27,6 +27,9 @@ const STALE: Duration = Duration::from_millis(100);
 /// meanwhile is written together: each look costs all of its pods, and a thousand may become ready one by one.
 const REST: u32 = 8;
 const REST_MOST: Duration = Duration::from_secs(1);
+/// Endpoints say all of a Service in one object, again and again, to clients that do not know slices yet: where there are
+/// several slices, they are written this seldom.
+const ENDPOINTS_REST: Duration = Duration::from_secs(5);
 /// What took less is not worth a rest.
 const REST_LEAST: Duration = Duration::from_millis(40);
 
@@ -45,8 +48,8 @@ pub fn start(context: &Context) -> impl Future<Output = ()> + Send + use<> {
     let context = context.clone();
     async move {
         context.caches.synced().await;
-        let rests = Rests::default();
-        let work = |key| paced(context.clone(), key, rests.clone());
+        let pace = Pace::default();
+        let work = |key| paced(context.clone(), key, pace.clone());
         queue.work("endpointslice-controller", WORKERS, || services.keys(), work).await;
     }
 }
@@ -89,6 +92,13 @@ fn selector(service: &Service) -> Option<Matcher> {
     (spec.type_.as_deref() != Some("ExternalName")).then(|| Matcher::exact(selector))
 }
 
+/// Which Services rest.
+#[derive(Clone, Default)]
+struct Pace {
+    slices: Rests,
+    endpoints: Rests,
+}
+
 /// Until when each Service is left alone.
 #[derive(Clone, Default)]
 struct Rests(Arc<Mutex<BTreeMap<Key, Instant>>>);
@@ -104,8 +114,7 @@ impl Rests {
         (!left.is_zero()).then_some(left)
     }
 
-    fn begin(&self, key: Key, took: Duration, now: Instant) {
-        let rest = (took * REST).min(REST_MOST);
+    fn begin(&self, key: Key, rest: Duration, now: Instant) {
         if rest >= REST_LEAST {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, now + rest);
         }
@@ -113,36 +122,43 @@ impl Rests {
 }
 
 /// Reconciles a Service, unless it rests.
-async fn paced(context: Context, key: Key, rests: Rests) -> Result<Option<Duration>, Error> {
+async fn paced(context: Context, key: Key, pace: Pace) -> Result<Option<Duration>, Error> {
     let begun = Instant::now();
-    if let Some(left) = rests.left(&key, begun) {
+    if let Some(left) = pace.slices.left(&key, begun) {
         return Ok(Some(left));
     }
-    let result = reconcile(context.clone(), key.clone()).await;
-    if context.caches.endpoint_slices.by_index(&format!("service:{key}")).len() > 1 {
+    let result = reconcile(&context, &key, &pace.endpoints).await;
+    if is_large(&context, &key) {
         let now = Instant::now();
-        rests.begin(key, now - begun, now);
+        pace.slices.begin(key, ((now - begun) * REST).min(REST_MOST), now);
     }
     result
 }
 
-async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, Error> {
-    let service = context.caches.services.get(&key);
+/// Whether the Service has several slices.
+fn is_large(context: &Context, key: &Key) -> bool {
+    context.caches.endpoint_slices.by_index(&format!("service:{key}")).len() > 1
+}
+
+async fn reconcile(context: &Context, key: &Key, rests: &Rests) -> Result<Option<Duration>, Error> {
+    let service = context.caches.services.get(key);
     let Some(service) = service else {
-        delete_endpoints(&context, &key).await?;
+        delete_endpoints(context, key).await?;
         return Ok(None);
     };
     if service.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
     let Some(selector) = selector(&service) else { return Ok(None) };
-    let pods = context.caches.pods.namespace(&key.namespace);
-    let pods: Vec<_> = pods.into_iter().filter(|pod| selector.matches(labels(&pod.metadata))).collect();
-    let again = sync_slices(&context, &key, &service, &pods).await?;
+    let pods = context.caches.selected_pods(&key.namespace, &selector);
+    let again = sync_slices(context, key, &service, &pods).await?.or_else(|| rests.left(key, Instant::now()));
     if again.is_some() {
         return Ok(again);
     }
-    sync_endpoints(&context, &key, &service, &pods).await?;
+    sync_endpoints(context, key, &service, &pods).await?;
+    if is_large(context, key) {
+        rests.begin(key.clone(), ENDPOINTS_REST, Instant::now());
+    }
     Ok(None)
 }
 
@@ -220,15 +236,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_took_long_is_left_alone_for_a_while() {
         let (rests, key, now) = (Rests::default(), Key::new("ns", "big"), Instant::now());
-        rests.begin(key.clone(), Duration::from_millis(2), now);
+        rests.begin(key.clone(), Duration::from_millis(2) * REST, now);
         assert_eq!(rests.left(&key, now), None, "what is small is written at once");
-        rests.begin(key.clone(), Duration::from_millis(50), now);
+        rests.begin(key.clone(), Duration::from_millis(400), now);
         assert_eq!(rests.left(&key, now), Some(Duration::from_millis(400)));
         assert_eq!(rests.left(&Key::new("ns", "other"), now), None);
         assert_eq!(rests.left(&key, now + Duration::from_millis(400)), None);
-        rests.begin(key.clone(), Duration::from_secs(9), now);
-        assert_eq!(rests.left(&key, now), Some(REST_MOST));
-        assert_eq!(rests.left(&key, now + REST_MOST), None);
         assert!(rests.0.lock().expect("not poisoned").is_empty(), "nothing is kept of what is over");
     }
 }

@@ -48,8 +48,7 @@ pub fn start(context: &Context, grace: Duration) -> impl Future<Output = ()> + S
         let mut heard = BTreeMap::new();
         let mut first_seen = Seen::new();
         loop {
-            listen(&context, &mut heard);
-            if let Err(error) = look(&context, &heard, grace, &mut first_seen).await {
+            if let Err(error) = look(&context, &mut heard, grace, &mut first_seen).await {
                 tracing::debug!(error = error.message(), "node not brought up to date, will be tried again");
             }
             tokio::select! {
@@ -61,23 +60,23 @@ pub fn start(context: &Context, grace: Duration) -> impl Future<Output = ()> + S
     }
 }
 
-/// Takes note of which nodes have given a sign since the last look.
-fn listen(context: &Context, heard: &mut BTreeMap<String, Heard>) {
+/// When each node was last heard of.
+type Signs = BTreeMap<String, Heard>;
+
+/// Takes note of a sign that a node has given since it was last asked; returns how long it has been silent.
+fn listen(context: &Context, heard: &mut Signs, node: &Node) -> Duration {
     let now = Instant::now();
-    let nodes = context.caches.nodes.all();
-    heard.retain(|known, _| nodes.iter().any(|node| name(&node.metadata) == known));
-    for node in &nodes {
-        let node_name = name(&node.metadata).to_owned();
-        let lease = context.caches.leases.get(&Key::new(LEASES, node_name.clone()));
-        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.clone());
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let beat = conditions.filter(|c| c.type_ == "Ready").find_map(|c| c.last_heartbeat_time.clone());
-        let sign = (renewed, beat);
-        match heard.get_mut(&node_name) {
-            Some(last) if last.sign == sign => {}
-            _ => {
-                heard.insert(node_name, Heard { sign, at: now });
-            }
+    let node_name = name(&node.metadata).to_owned();
+    let lease = context.caches.leases.get(&Key::new(LEASES, node_name.clone()));
+    let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.clone());
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let beat = conditions.filter(|c| c.type_ == "Ready").find_map(|c| c.last_heartbeat_time.clone());
+    let sign = (renewed, beat);
+    match heard.get(&node_name) {
+        Some(last) if last.sign == sign => now.duration_since(last.at),
+        _ => {
+            heard.insert(node_name, Heard { sign, at: now });
+            Duration::ZERO
         }
     }
 }
@@ -99,20 +98,16 @@ fn timed(node: &Node, first_seen: &mut Seen, now: Timestamp) -> Vec<Taint> {
     taints
 }
 
-async fn look(
-    context: &Context,
-    heard: &BTreeMap<String, Heard>,
-    grace: Duration,
-    first_seen: &mut Seen,
-) -> Result<(), Error> {
-    let now = Instant::now();
-    let silence =
-        |node: &Node| heard.get(name(&node.metadata)).map_or(Duration::ZERO, |last| now.duration_since(last.at));
+async fn look(context: &Context, heard: &mut Signs, grace: Duration, first_seen: &mut Seen) -> Result<(), Error> {
     let nodes = context.caches.nodes.all();
-    let any_healthy = nodes.iter().any(|node| plan::is_healthy(node, silence(node), grace));
+    heard.retain(|known, _| nodes.iter().any(|node| name(&node.metadata) == known));
+    let silences: Vec<Duration> = nodes.iter().map(|node| listen(context, heard, node)).collect();
+    let any_healthy = nodes.iter().zip(silences).any(|(node, silence)| plan::is_healthy(node, silence, grace));
     let mut result = Ok(());
-    for node in nodes {
-        let silent = (silence(&node), grace);
+    for key in nodes.iter().map(|node| Key::of(node.as_ref())) {
+        let Some(node) = context.caches.nodes.get(&key) else { continue };
+        // To look after the nodes before this one may have taken long: what it has given a sign of meanwhile counts.
+        let silent = (listen(context, heard, &node), grace);
         // One node that cannot be written must not keep the others from being looked after.
         if let Err(error) = tend(context, node, silent, any_healthy, first_seen).await {
             result = Err(error);
@@ -236,4 +231,65 @@ async fn evict(context: &Context, pods: &[Arc<Pod>], taints: Vec<Taint>, now: Ti
         context.writer.delete(&context.caches.pods, pod.as_ref(), Delete::default()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::coordination::v1::Lease;
+    use kube::Client;
+    use kube::client::Body;
+    use mycelium_api::env::Env;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::context::Caches;
+    use crate::events::Events;
+    use crate::write::Writer;
+
+    fn node(name: &str, ready: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "resourceVersion": "2"},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+    }
+
+    fn renew(caches: &Caches, name: &str, second: u32) {
+        let lease = json!({"metadata": {"name": name, "namespace": LEASES, "resourceVersion": (second + 3).to_string()},
+            "spec": {"renewTime": format!("2026-01-01T00:00:{second:02}.000000Z")}});
+        caches.leases.observe(serde_json::from_value::<Lease>(lease).expect("a lease"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_that_comes_while_other_nodes_are_looked_after_counts() {
+        let (caches, written) = (Caches::default(), Arc::new(Mutex::new(Vec::new())));
+        for name in ["a", "b"] {
+            caches.nodes.observe(serde_json::from_value(node(name, "True")).expect("a node"));
+            renew(&caches, name, 1);
+        }
+        // Whenever anything is written, `b` has just given a sign.
+        let (seen, signs) = (written.clone(), caches.clone());
+        let answer = move |request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            let name = path.split('/').nth(4).unwrap_or_default().to_owned();
+            renew(&signs, "b", 2);
+            seen.lock().expect("not poisoned").push(path);
+            let answer = Response::new(Body::from(node(&name, "Unknown").to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(answer) }
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let env = Env::new(|| Timestamp::UNIX_EPOCH, || 4);
+        let (events, _task) = Events::new(client.clone(), env.clone());
+        let context = Context { caches, writer: Writer::new(client, "test"), env, events };
+
+        let (mut heard, mut first_seen) = (Signs::new(), Seen::new());
+        look(&context, &mut heard, plan::GRACE, &mut first_seen).await.expect("nothing to write");
+        assert!(written.lock().expect("not poisoned").is_empty());
+        tokio::time::advance(plan::GRACE).await;
+        look(&context, &mut heard, plan::GRACE, &mut first_seen).await.expect("written");
+        let written = written.lock().expect("not poisoned");
+        assert_eq!(written.first().map(String::as_str), Some("/api/v1/nodes/a/status"));
+        assert!(written.iter().all(|path| path.contains("/nodes/a")), "{written:?}");
+    }
 }

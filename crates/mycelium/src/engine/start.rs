@@ -55,7 +55,6 @@ pub fn run(mut config: Config) -> Result<()> {
     if config.nodes > 1 {
         instance.note_node_count(config.nodes)?;
     }
-    mycelium_linux::memory::limit_arenas();
     mycelium_linux::process::keep_descriptors_private();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
