@@ -51,7 +51,12 @@ fn is_engine() -> bool {
         return false;
     };
     let read = rustix::io::read(file, &mut line).unwrap_or(0);
-    line[..read].split(|byte| *byte == 0).nth(1) == Some(ENGINE_VERB)
+    starts_engine(&line[..read])
+}
+
+/// Whether a command line, as the kernel tells it (each argument ends with a zero), begins with a program and the verb.
+fn starts_engine(line: &[u8]) -> bool {
+    line.split(|byte| *byte == 0).nth(1) == Some(ENGINE_VERB)
 }
 
 // SAFETY: each method hands its arguments to the one allocator that this process has, under the same contract.
@@ -80,5 +85,26 @@ unsafe impl GlobalAlloc for Allocator {
                 System.realloc(block, layout, size)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_verb_up_starts_an_engine() {
+        for (line, engine) in [
+            ("/usr/bin/mycelium\0up\0--nodes\0up\0", true),
+            ("mycelium\0up\0", true),
+            ("mycelium\0vm\0up\0", false),
+            ("mycelium\0upgrade\0", false),
+            ("mycelium\0", false),
+            ("up\0", false),
+            ("", false),
+        ] {
+            assert_eq!(starts_engine(line.as_bytes()), engine, "{line:?}");
+        }
+        assert!(!is_engine(), "a test is none");
     }
 }

@@ -173,11 +173,18 @@ async fn a_connection_that_stands_still_holds_nothing_up() {
     // It moves again, and takes part again.
     proxies[0].set(Mood::Honest);
     until("it has recovered", || ends.near.stats().connections.iter().all(|c| c.state == PathState::Active)).await;
-    let before: u64 = ends.near.stats().connections.iter().map(|c| c.sent_bytes).min().unwrap();
-    let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 60));
-    drink(&ends.far, 5, 200_000, 60).await;
-    sending.await.unwrap().unwrap();
-    assert!(ends.near.stats().connections.iter().all(|c| c.sent_bytes > before), "{:?}", ends.near.stats());
+    let sent = || ends.near.stats().connections.iter().map(|c| c.sent_bytes).min().unwrap();
+    let before = sent();
+    // It was slow when it was last measured: fast neighbours may carry a whole round without it.
+    for round in 0.. {
+        assert!(round < 50, "{:?}", ends.near.stats());
+        let sending = tokio::spawn(pump(ends.near.clone(), 5, 200_000, 60));
+        drink(&ends.far, 5, 200_000, 60).await;
+        sending.await.unwrap().unwrap();
+        if sent() > before {
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
