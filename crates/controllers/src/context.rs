@@ -29,7 +29,8 @@ pub const ROOT_CA: &str = "kube-root-ca.crt";
 /// One watch per kind.
 #[derive(Clone)]
 pub struct Caches {
-    /// Pods, also by `owner:<uid>`, `orphan:<namespace>`, `node:<name>` and `claim:<namespace>/<name>`.
+    /// Pods, also by `owner:<uid>`, `orphan:<namespace>`, `node:<name>`, `claim:<namespace>/<name>` and
+    /// `label:<namespace>/<key>=<value>`.
     pub pods: Cache<Pod>,
     /// Nodes.
     pub nodes: Cache<Node>,

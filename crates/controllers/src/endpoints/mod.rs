@@ -92,11 +92,16 @@ fn selector(service: &Service) -> Option<Matcher> {
     (spec.type_.as_deref() != Some("ExternalName")).then(|| Matcher::exact(selector))
 }
 
-/// Which Services rest.
+/// Which Services rest, and from what.
 #[derive(Clone, Default)]
 struct Pace {
     slices: Rests,
     endpoints: Rests,
+}
+
+/// How long a Service of several slices is left alone after writing them took so long.
+fn rest_after(took: Duration) -> Option<Duration> {
+    Some((took * REST).min(REST_MOST)).filter(|rest| *rest >= REST_LEAST)
 }
 
 /// Until when each Service is left alone.
@@ -115,9 +120,7 @@ impl Rests {
     }
 
     fn begin(&self, key: Key, rest: Duration, now: Instant) {
-        if rest >= REST_LEAST {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, now + rest);
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, now + rest);
     }
 }
 
@@ -128,9 +131,11 @@ async fn paced(context: Context, key: Key, pace: Pace) -> Result<Option<Duration
         return Ok(Some(left));
     }
     let result = reconcile(&context, &key, &pace.endpoints).await;
-    if is_large(&context, &key) {
-        let now = Instant::now();
-        pace.slices.begin(key, ((now - begun) * REST).min(REST_MOST), now);
+    let now = Instant::now();
+    if let Some(rest) = rest_after(now - begun)
+        && is_large(&context, &key)
+    {
+        pace.slices.begin(key, rest, now);
     }
     result
 }
@@ -236,12 +241,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_took_long_is_left_alone_for_a_while() {
         let (rests, key, now) = (Rests::default(), Key::new("ns", "big"), Instant::now());
-        rests.begin(key.clone(), Duration::from_millis(2) * REST, now);
-        assert_eq!(rests.left(&key, now), None, "what is small is written at once");
-        rests.begin(key.clone(), Duration::from_millis(400), now);
+        let begin = |took| rests.begin(key.clone(), rest_after(took).expect("it took long"), now);
+        assert_eq!(rest_after(Duration::from_millis(2)), None, "what is small is written at once");
+        begin(Duration::from_millis(50));
         assert_eq!(rests.left(&key, now), Some(Duration::from_millis(400)));
         assert_eq!(rests.left(&Key::new("ns", "other"), now), None);
         assert_eq!(rests.left(&key, now + Duration::from_millis(400)), None);
+        begin(Duration::from_secs(9));
+        assert_eq!(rests.left(&key, now), Some(REST_MOST));
+        assert_eq!(rests.left(&key, now + REST_MOST), None);
         assert!(rests.0.lock().expect("not poisoned").is_empty(), "nothing is kept of what is over");
     }
 }
